@@ -1,0 +1,1 @@
+"""Nouns, decisions, state, keys and audit of the control plane."""

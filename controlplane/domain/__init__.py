@@ -1,0 +1,1 @@
+"""The nouns of fedctl: plain frozen data that every other package may import."""

@@ -1,0 +1,190 @@
+"""Disks, their bytes, and the two ends of a copy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from controlplane.domain.ids import ArtefactId
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+SECTOR = 512
+
+
+class DiskFormat(StrEnum):
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class DiskBus(StrEnum):
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SATA = "sata"
+    IDE = "ide"
+
+
+class ExtentKind(StrEnum):
+    DATA = "data"
+    ZERO = "zero"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """`length` bytes from byte `offset` on; what a reader says of them."""
+
+    offset: int
+    length: int
+    kind: ExtentKind
+
+
+class BlockReader(Protocol):
+    """Random reading of one disk's frozen content. Used by one thread at a time."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def extents(self) -> Iterator[Extent]:
+        """The whole length in ascending order, without gaps or overlaps."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes; `offset + length` must not pass `size`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlockWriter(Protocol):
+    """Random writing of one disk. Used by one thread at a time."""
+
+    @property
+    def size(self) -> int: ...
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def zero(self, offset: int, length: int) -> None: ...
+
+    def finish(self) -> None:
+        """Everything written is durable when this returns."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The exact earlier state that a change list is relative to, in the provider's own word."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """Bytes that a site is to take in as an image.
+
+    `url` answers GET and HEAD with `length` bytes and honours Range while the operation runs.
+    `size` is the virtual disk's length, `length` the file's; both in bytes.
+    """
+
+    url: str
+    format: DiskFormat
+    length: int
+    size: int
+    sha256: str
+    sha512: str
+    bootable: bool = True
+
+
+class ImageState(StrEnum):
+    WORKING = "working"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSeen:
+    """A staged image at a site. `ref` is the provider's id; `why` its words on a failure."""
+
+    ref: str
+    state: ImageState
+    epoch: int
+    length: int | None = None
+    why: str = ""
+
+
+class VolumeState(StrEnum):
+    WORKING = "working"
+    READY = "ready"
+    IN_USE = "in-use"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSpec:
+    """A disk to be made. `size` in bytes, rounded up by the site to its own step.
+
+    `image` is the `ref` of a staged image of the same site; None makes an empty disk.
+    """
+
+    name: str
+    size: int
+    image: str | None = None
+    storage: str | None = None
+    bus: DiskBus = DiskBus.VIRTIO
+    bootable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSeen:
+    """A disk at a site; `size` in bytes as the provider has it (maybe longer than was asked)."""
+
+    ref: str
+    size: int
+    state: VolumeState
+    epoch: int
+    attached_to: str | None = None
+    why: str = ""
+
+
+class ExportStage(StrEnum):
+    WORKING = "working"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSeen:
+    """A disk's content on its way to be read; `size` of the disk in bytes.
+
+    `changed_only` tells that extents mark what is unchanged since the mark that was given.
+    """
+
+    stage: ExportStage
+    size: int
+    epoch: int
+    changed_only: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSeen:
+    ref: str
+    ready: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSource:
+    """Which content an export shows: a disk of an instance, a volume, or a snapshot of either.
+
+    Exactly the refs that the driver itself returned; `snapshot` is an artefact of ours.
+    """
+
+    volume: str
+    instance: str | None = None
+    snapshot: ArtefactId | None = None

@@ -1,0 +1,37 @@
+"""Which class drives which kind of provider; loaded on demand."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from controlplane.domain.errors import Unsupported
+from controlplane.domain.site import ProviderKind, SiteAccess
+from drivers.contract import Driver
+
+# Each class is called with one SiteAccess and answers an open driver (logging in may be lazy).
+DRIVERS: dict[ProviderKind, str] = {
+    ProviderKind.FAKE: "drivers.fake.driver:FakeDriver",
+    ProviderKind.OPENSTACK: "drivers.openstack.driver:OpenStackDriver",
+    ProviderKind.PROXMOX: "drivers.proxmox.driver:ProxmoxDriver",
+}
+
+
+def driver_class(kind: ProviderKind) -> type[Driver]:
+    """The class for `kind`; Unsupported when this installation has none."""
+    if kind not in DRIVERS:
+        raise Unsupported(
+            f"there is no driver for provider {kind} here: choose one of {', '.join(DRIVERS)}"
+        )
+    module, _, name = DRIVERS[kind].partition(":")
+    try:
+        return cast("type[Driver]", getattr(import_module(module), name))
+    except ImportError as e:
+        raise Unsupported(
+            f"the driver for {kind} is not installed: install fedctl[{kind}]", detail=str(e)
+        ) from e
+
+
+def connect(access: SiteAccess) -> Driver:
+    """An open driver for the site; close it when done."""
+    build = cast("Callable[[SiteAccess], Driver]", driver_class(access.provider))
+    return build(access)
