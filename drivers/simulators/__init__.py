@@ -1,0 +1,1 @@
+"""Simulated sites: each package speaks one provider's own wire protocol and stores real bytes."""
