@@ -15,7 +15,8 @@ facets (the contract suite has a test for each; callers may rely on nothing else
 5. Every SDK call has a timeout (`SiteAccess.timeout`). Only domain types go in and out, and only
    FedctlErrors come out, with the SDK's error as `__cause__`:
    wrong credentials or rights Denied; gone NotFound; in the way Conflict; cannot at all
-   Unsupported; quota or space Exhausted; locked by another task Busy; 429, 5xx, garbage, no answer Unavailable;
+   Unsupported; quota or space Exhausted; locked by another task Busy; 429, 5xx, garbage or no
+   answer Unavailable;
    a checksum that differs Integrity; a wish the provider calls malformed Invalid.
 6. `refs` are the provider's own ids as text. Sizes are bytes, times are seconds.
 """

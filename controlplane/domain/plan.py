@@ -1,0 +1,129 @@
+"""What will be done, exactly, before anything is done."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from controlplane.domain.disk import DiskBus, DiskFormat
+from controlplane.domain.fence import FenceLevel
+from controlplane.domain.finding import Finding
+from controlplane.domain.ids import ArtefactId, InstanceId, PointId, SiteName
+from controlplane.domain.instance import Firmware, Size
+from controlplane.domain.site import CreateOrder
+
+
+class Delivery(StrEnum):
+    """How bytes come into the target: the site fetches them, or we send them."""
+
+    PULL = "pull"
+    PUSH = "push"
+
+
+class CheckKind(StrEnum):
+    """An acceptance check on the isolated target."""
+
+    POWERED = "powered"
+    BOOTED = "booted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptanceCheck:
+    """`pattern` is text that the guest's boot proof must contain; empty: any proof will do."""
+
+    kind: CheckKind
+    pattern: str = ""
+    within: timedelta = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassPolicy:
+    """Bounds within which a pure function chooses each next copy pass.
+
+    A cold move has one pass, with the source stopped.
+    """
+
+    warm: bool = False
+    passes_max: int = 1
+    budget: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPlan:
+    """One disk; sizes in bytes. `target_size` is rounded to the target's step."""
+
+    index: int
+    size: int
+    target_size: int
+    bus: DiskBus
+    format: DiskFormat
+    delivery: Delivery
+    storage: str | None = None
+    volume: str | None = None
+    point: PointId | None = None
+    point_disk: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NicPlan:
+    network: str
+    mac: str | None = None
+    address: str | None = None
+    source_network: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPlan:
+    """The instance as it will be made at a site."""
+
+    site: SiteName
+    name: str
+    size: Size
+    sku: str | None
+    firmware: Firmware
+    create_order: CreateOrder
+    disks: tuple[DiskPlan, ...]
+    nics: tuple[NicPlan, ...]
+    ssh_keys: tuple[str, ...] = ()
+    user_data: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Seconds and bytes expected; `basis` says what the rates come from."""
+
+    seconds: float
+    downtime_seconds: float
+    bytes_read: int
+    bytes_sent: int
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionPlan:
+    instance: InstanceId
+    target: TargetPlan
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovePlan:
+    """A move, frozen: what its digest names is what runs.
+
+    `copy` is the artefact at the source site that is the home now. `retain` is how long the source
+    stays stopped and fenced after the switch.
+    """
+
+    instance: InstanceId
+    instance_name: str
+    source: SiteName
+    copy: ArtefactId
+    target: TargetPlan
+    passes: PassPolicy
+    fence: FenceLevel
+    checks: tuple[AcceptanceCheck, ...]
+    retain: timedelta
+    deadline: timedelta
+    was_on: bool
+    findings: tuple[Finding, ...]
+    estimate: Estimate
+    return_path: str
