@@ -7,7 +7,7 @@ from typing import TypeVar
 from controlplane.domain.artefact import ArtefactState as A
 from controlplane.domain.errors import Conflict
 from controlplane.domain.operation import OperationState as O
-from controlplane.domain.resource import State as S
+from controlplane.domain.resource import State as S  # noqa: N817  # the tables read as tables
 
 T = TypeVar("T", bound=StrEnum)
 
