@@ -1,0 +1,189 @@
+"""How an instance will be made at a site from what was wished."""
+
+from dataclasses import dataclass
+
+from controlplane.domain.disk import DiskBus, DiskFormat
+from controlplane.domain.errors import Exhausted, FedctlError, Invalid, Unsupported
+from controlplane.domain.finding import Finding, Severity, blocking
+from controlplane.domain.ids import InstanceId, PointId
+from controlplane.domain.instance import Firmware, Size
+from controlplane.domain.plan import (
+    Delivery,
+    DiskPlan,
+    NicPlan,
+    ProvisionPlan,
+    TargetPlan,
+)
+from controlplane.domain.site import Capability, SiteFacts
+from controlplane.planning import sizing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskWish:
+    """A disk to begin with: `size` bytes, filled from an image's point or empty."""
+
+    size: int
+    image_size: int = 0
+    point: PointId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionWish:
+    instance: InstanceId
+    name: str
+    size: Size
+    disks: tuple[DiskWish, ...]
+    network: str = ""
+    mac: str | None = None
+    address: str | None = None
+    firmware: Firmware = Firmware.BIOS
+    ssh_keys: tuple[str, ...] = ()
+    user_data: str = ""
+
+
+def delivery(site: SiteFacts) -> Delivery | None:
+    """By which way an image's bytes come in: pulled where the site can, else pushed."""
+    if Capability.IMAGE_PULL in site.capabilities:
+        return Delivery.PULL
+    if Capability.IMAGE_PUSH in site.capabilities:
+        return Delivery.PUSH
+    return None
+
+
+def image_format(site: SiteFacts) -> DiskFormat:
+    """qcow2 where the site takes it, because zeros then cost nothing on the way."""
+    if DiskFormat.QCOW2 in site.limits.formats:
+        return DiskFormat.QCOW2
+    return DiskFormat.RAW
+
+
+def check_firmware(site: SiteFacts, firmware: Firmware) -> list[Finding]:
+    if firmware in site.limits.firmware:
+        return []
+    return [
+        Finding(
+            id="TGT04",
+            severity=Severity.BLOCKER,
+            subject=site.site,
+            evidence=f"{site.site} does not offer {firmware} firmware",
+            remedy="choose another site",
+        )
+    ]
+
+
+def check_way_in(site: SiteFacts) -> list[Finding]:
+    if delivery(site) is not None and Capability.INSTANCES in site.capabilities:
+        return []
+    return [
+        Finding(
+            id="PTH01",
+            severity=Severity.BLOCKER,
+            subject=site.site,
+            evidence=f"{site.site} offers no way to bring an image in",
+            remedy="verify the site (fedctl site verify) or choose another",
+        )
+    ]
+
+
+def choose_size(site: SiteFacts, need: Size) -> tuple[Size, str | None, list[Finding]]:
+    """The size and sku at the site, with TGT03 where none is large enough."""
+    if not site.catalogue.skus:
+        return need, None, []
+    sku = sizing.smallest_sku(site, need)
+    if sku is None:
+        return (
+            need,
+            None,
+            [
+                Finding(
+                    id="TGT03",
+                    severity=Severity.BLOCKER,
+                    subject=site.site,
+                    evidence=f"no sku of {site.site} has {need.cpus} vCPU and"
+                    f" {sizing.gib(need.memory)}",
+                    remedy="choose a smaller size or another site",
+                )
+            ],
+        )
+    return sku.size, sku.name, []
+
+
+def provision(site: SiteFacts, wish: ProvisionWish) -> ProvisionPlan:
+    """The plan for `wish` at `site`; blockers are findings of the plan, never exceptions."""
+    size, sku, findings = choose_size(site, wish.size)
+    way = delivery(site) or Delivery.PUSH
+    disks = tuple(
+        DiskPlan(
+            index=index,
+            size=max(disk.size, disk.image_size),
+            target_size=sizing.rounded(max(disk.size, disk.image_size), site.limits),
+            bus=DiskBus.VIRTIO,
+            format=image_format(site),
+            delivery=way,
+            point=disk.point,
+        )
+        for index, disk in enumerate(wish.disks)
+    )
+    network, how = sizing.network_for(site, wish.network, {})
+    if network is None and not wish.network and site.catalogue.networks:
+        network, how = site.catalogue.networks[0], "first network"
+    if network is None and wish.network:
+        names = ", ".join(n.name for n in site.catalogue.networks) or "none"
+        findings.append(
+            Finding(
+                id="TGT06",
+                severity=Severity.BLOCKER,
+                subject=wish.network,
+                evidence=f"{site.site} has no network {wish.network!r}; it has: {names}",
+                remedy="name one of these in the extension fedctl:network",
+            )
+        )
+    nics = (
+        (NicPlan(network=network.name, mac=wish.mac, address=wish.address, source_network=how),)
+        if network is not None
+        else ()
+    )
+    targets = tuple(disk.target_size for disk in disks)
+    findings += check_way_in(site)
+    findings += check_firmware(site, wish.firmware)
+    findings += sizing.check_disks(site.limits, targets, site.site)
+    findings += sizing.check_name(site.limits, wish.name, site.site)
+    findings += sizing.check_room(site.quota, size, targets, site.site)
+    return ProvisionPlan(
+        instance=wish.instance,
+        target=TargetPlan(
+            site=site.site,
+            name=wish.name,
+            size=size,
+            sku=sku,
+            firmware=wish.firmware,
+            create_order=site.limits.create_order,
+            disks=disks,
+            nics=nics,
+            ssh_keys=wish.ssh_keys,
+            user_data=wish.user_data,
+        ),
+        findings=tuple(findings),
+    )
+
+
+_ERROR_OF: dict[str, type[FedctlError]] = {
+    "TGT01": Exhausted,
+    "TGT03": Unsupported,
+    "TGT04": Unsupported,
+    "TGT06": Invalid,
+    "PTH01": Unsupported,
+}
+
+
+def refuse(plan: ProvisionPlan) -> None:
+    """Raise the error that the first blocker stands for; nothing when there is none."""
+    blockers = blocking(plan.findings)
+    if blockers:
+        first = blockers[0]
+        kind = _ERROR_OF.get(first.id, Unsupported)
+        raise kind(
+            f"{plan.target.name} cannot be made at {plan.target.site}: {first.evidence};"
+            f" {first.remedy}",
+            reason=first.id,
+        )

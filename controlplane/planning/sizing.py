@@ -1,0 +1,114 @@
+"""Which size, disk and network of a site serve a need."""
+
+from controlplane.domain.disk import GIB
+from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.instance import Size
+from controlplane.domain.network import NetworkSeen
+from controlplane.domain.site import Limits, QuotaSeen, SiteFacts, Sku
+
+
+def smallest_sku(site: SiteFacts, need: Size) -> Sku | None:
+    """The cheapest sku that holds `need`: least memory, then least cpus, then name."""
+    fitting = [
+        sku
+        for sku in site.catalogue.skus
+        if sku.size.cpus >= need.cpus and sku.size.memory >= need.memory
+    ]
+    return min(fitting, key=lambda s: (s.size.memory, s.size.cpus, s.name), default=None)
+
+
+def rounded(size: int, limits: Limits) -> int:
+    """`size` bytes rounded up to the site's step."""
+    steps = -(-size // limits.disk_step)
+    return max(steps, 1) * limits.disk_step
+
+
+def network_for(
+    site: SiteFacts, wished: str, rules: dict[str, str]
+) -> tuple[NetworkSeen | None, str]:
+    """The site's network for a wished name, and how it was chosen.
+
+    First an explicit rule, then the same name, then the site's only network.
+    """
+    by_name = {network.name: network for network in site.catalogue.networks}
+    if wished in rules:
+        return by_name.get(rules[wished]), "rule"
+    if wished in by_name:
+        return by_name[wished], "name"
+    if len(by_name) == 1:
+        return next(iter(by_name.values())), "only network"
+    return None, "none fits"
+
+
+def gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def check_room(quota: QuotaSeen, size: Size, disks: tuple[int, ...], site: str) -> list[Finding]:
+    """TGT01: what the site's quota leaves against what is needed."""
+    short: list[str] = []
+
+    def need(what: str, free: int | None, wanted: int, *, in_bytes: bool = False) -> None:
+        if free is not None and free < wanted:
+            shown = (gib(free), gib(wanted)) if in_bytes else (str(free), str(wanted))
+            short.append(f"{what}: {shown[0]} free, {shown[1]} needed")
+
+    need("instances", quota.instances, 1)
+    need("cpus", quota.cpus, size.cpus)
+    need("memory", quota.memory, size.memory, in_bytes=True)
+    need("volumes", quota.volumes, len(disks))
+    need("disk", quota.disk, sum(disks), in_bytes=True)
+    if not short:
+        return []
+    return [
+        Finding(
+            id="TGT01",
+            severity=Severity.BLOCKER,
+            subject=site,
+            evidence=f"the quota of {site} is too small ({'; '.join(short)})",
+            remedy="raise the quota, free something there, or choose another site",
+        )
+    ]
+
+
+def check_disks(limits: Limits, sizes: tuple[int, ...], site: str) -> list[Finding]:
+    """TGT04: number and size of disks against what the site allows."""
+    found: list[Finding] = []
+    if len(sizes) > limits.disks_max:
+        found.append(
+            Finding(
+                id="TGT04",
+                severity=Severity.BLOCKER,
+                subject=site,
+                evidence=f"{len(sizes)} disks; {site} takes at most {limits.disks_max}",
+                remedy="detach disks or choose another site",
+            )
+        )
+    found.extend(
+        Finding(
+            id="TGT04",
+            severity=Severity.BLOCKER,
+            subject=f"disk {index}",
+            evidence=f"disk {index} has {gib(size)}; {site} takes at most {gib(limits.disk_max)}",
+            remedy="choose a site that takes larger disks",
+        )
+        for index, size in enumerate(sizes)
+        if rounded(size, limits) > limits.disk_max
+    )
+    return found
+
+
+def check_name(limits: Limits, name: str, site: str) -> list[Finding]:
+    """TGT06: the name as the target would have to carry it."""
+    if len(name) <= limits.name_length:
+        return []
+    return [
+        Finding(
+            id="TGT06",
+            severity=Severity.BLOCKER,
+            subject=name[:80],
+            evidence=f"the name has {len(name)} characters; {site} takes at most"
+            f" {limits.name_length}",
+            remedy="use an instance with a shorter name there",
+        )
+    ]

@@ -1,0 +1,37 @@
+"""What an operator sets, read once in a composition root."""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting of the server processes; each is read from `FEDCTL_<NAME>`.
+
+    Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
+    `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the key
+    agent's unix socket. Times are seconds.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")
+
+    database_url: str = "sqlite:////var/lib/fedctl/fedctl.db"
+    temporal_address: str = "127.0.0.1:7233"
+    temporal_namespace: str = "default"
+    agent_socket: Path = Path("/run/fedctl/agent.sock")
+    vault: Path = Path("/var/lib/fedctl/vault")
+    uploads: Path = Path("/var/lib/fedctl/uploads")
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8444
+    gateway_url: str = "http://127.0.0.1:8444"
+    api_host: str = "127.0.0.1"
+    api_port: int = 8443
+    public_url: str = "http://127.0.0.1:8443"
+    regions: tuple[str, ...] = ("eu-fr",)
+    provider_timeout: float = 20.0
+    provider_patience: float = 1800.0
+    poll_interval: float = 0.2
+    heartbeat_timeout: float = 10.0
+    log_level: str = "info"
+    list_token_key: SecretStr | None = None
