@@ -10,8 +10,8 @@ class Settings(BaseSettings):
     """Every setting of the server processes; each is read from `FEDCTL_<NAME>`.
 
     Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
-    `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the key
-    agent's unix socket. Times are seconds.
+    `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
+    key agent's unix socket. Times are seconds.
     """
 
     model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")

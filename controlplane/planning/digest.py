@@ -8,7 +8,7 @@ from enum import Enum
 from uuid import UUID
 
 
-def as_json(value: object) -> object:
+def as_json(value: object) -> object:  # noqa: PLR0911  # one line a type
     """A noun as plain JSON values: durations in seconds, sets sorted, ids as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
