@@ -9,7 +9,7 @@ from typing import TypeAlias
 from controlplane.domain.ids import ResourceId, TenantName, WorkspaceName
 
 # JSON as the wire has it: camelCase keys, text, numbers, booleans, null, lists and maps.
-Json: TypeAlias = "Mapping[str, object]"
+Json: TypeAlias = Mapping[str, object]
 
 
 class Kind(StrEnum):

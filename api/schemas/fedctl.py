@@ -1,0 +1,239 @@
+"""The kinds that fedctl adds, in SECA's own conventions."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from api.schemas.wire import Key, Name64, Reference, Shown, Status, Wire, Zone
+from controlplane.domain.finding import Severity
+from controlplane.domain.operation import OperationKind, OperationState, StepState
+from controlplane.domain.plan import CheckKind
+from controlplane.domain.site import ProviderKind
+
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Option = Annotated[str, Field(max_length=4096)]
+
+
+class SiteSpec(Wire):
+    """A provider endpoint. `options` and `pins` are per provider; its card documents them."""
+
+    provider: ProviderKind
+    endpoint: Annotated[str, Field(min_length=1, max_length=2048)]
+    region: Annotated[str, Field(min_length=1, max_length=64)]
+    country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
+    options: Annotated[dict[Key, Option], Field(max_length=64)] = Field(default_factory=dict)
+    pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class SiteStatus(Status):
+    health: str | None = None
+    version: str | None = None
+    capabilities: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    last_seen_at: datetime | None = None
+    has_credentials: bool = False
+
+
+class CredentialsIn(Wire):
+    """What a driver logs in with. Sealed on arrival and never returned."""
+
+    secrets: Annotated[
+        dict[Key, Annotated[str, Field(min_length=1, max_length=65536)]],
+        Field(min_length=1, max_length=32),
+    ]
+
+
+class FindingOut(Shown):
+    id: str
+    severity: Severity
+    subject: str
+    evidence: str
+    remedy: str = ""
+
+
+class StepOut(Shown):
+    """One step as it went; overhead is what neither the provider nor copying took."""
+
+    name: str
+    state: StepState
+    started_at: datetime
+    ended_at: datetime | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+    provider_seconds: float = 0.0
+    copy_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    message: str = ""
+
+
+class ProgressOut(Shown):
+    """How far a copy is, in bytes of the disk, and the bytes sent for it."""
+
+    what: str
+    done: int
+    total: int
+    sent: int
+    at: datetime
+
+
+class ProblemNote(Shown):
+    code: str
+    message: str
+    detail: str = ""
+    step: str = ""
+
+
+class OperationSpec(Wire):
+    kind: OperationKind
+    subject: str
+    order: dict[str, object] = Field(default_factory=dict)
+    plan_digest: str | None = None
+    deadline: datetime | None = None
+
+
+class OperationStatus(Status):
+    operation_state: OperationState
+    outcome: OperationState | None = None
+    phase: str = ""
+    steps: list[StepOut] = Field(default_factory=list)
+    progress: list[ProgressOut] = Field(default_factory=list)
+    findings: list[FindingOut] = Field(default_factory=list)
+    problem: ProblemNote | None = None
+    result: dict[str, object] = Field(default_factory=dict)
+    cancel_requested: bool = False
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class AuditEntrySpec(Wire):
+    """One leaf of the audit log."""
+
+    sequence: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    request: str
+
+
+class AuditCheckpointSpec(Wire):
+    size: int
+    root: str
+    note: str = ""
+
+
+class ImageUploadSpec(Wire):
+    """A file that is to become the image `image`. Its bytes follow by PUT on `.../data`."""
+
+    image: Annotated[str, Field(min_length=1, max_length=128)]
+    format: Literal["raw", "qcow2", "auto"] = "auto"
+    size_bytes: Annotated[int, Field(ge=1)]
+    sha256: Hex64 | None = None
+    cpu_architecture: Literal["amd64", "arm64"] = "amd64"
+    boot: Literal["UEFI", "BIOS"] = "BIOS"
+    initializer: Literal["none", "cloudinit-22"] = "none"
+
+
+class ImageUploadStatus(Status):
+    received: int = 0
+    sha256: str | None = None
+    image_ref: Reference | None = None
+
+
+class CheckIn(Wire):
+    """`pattern` is text that the guest's boot proof must contain."""
+
+    kind: CheckKind
+    pattern: Annotated[str, Field(max_length=256)] = ""
+    within: Annotated[int, Field(ge=1, le=86400)] = 120
+
+
+class NetworkMapping(Wire):
+    """Networks by the names that the two sites give them."""
+
+    from_: Annotated[str, Field(alias="from", min_length=1, max_length=128)]
+    to: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class MoveTarget(Wire):
+    site: Zone
+
+
+class MoveSpec(Wire):
+    """An instance is to change its site. With `planOnly` only its plan is made."""
+
+    instance_ref: Reference
+    target: MoveTarget
+    sku_ref: Reference | None = None
+    network_map: Annotated[list[NetworkMapping], Field(max_length=16)] = Field(default_factory=list)
+    max_downtime: Annotated[int, Field(ge=1, le=86400 * 7)] | None = None
+    deadline: Annotated[int, Field(ge=1, le=86400 * 30)] = 86400
+    retain_source: Annotated[int, Field(ge=0, le=86400 * 365)] = 86400 * 7
+    checks: Annotated[list[CheckIn], Field(max_length=16)] = Field(default_factory=list)
+    waivers: Annotated[list[Name64], Field(max_length=64)] = Field(default_factory=list)
+    plan_only: bool = False
+    plan_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{6,128}$")] | None = None
+
+
+class MoveStatus(Status):
+    phase: str = ""
+    plan: dict[str, object] | None = None
+    plan_digest: str | None = None
+    findings: list[FindingOut] = Field(default_factory=list)
+    estimate: dict[str, object] | None = None
+    progress: list[ProgressOut] = Field(default_factory=list)
+    downtime_seconds: float | None = None
+    proof: dict[str, object] | None = None
+    operation: str | None = None
+    retained: list[dict[str, object]] = Field(default_factory=list)
+
+
+class PlacementSpec(Wire):
+    instance_ref: Reference
+
+
+class RetainedOut(Shown):
+    """Something of the instance that a site still keeps beside its home."""
+
+    id: str
+    kind: str
+    site: str
+    size: int
+    state: str
+    expires_at: datetime | None = None
+
+
+class PlacementStatus(Status):
+    site: str
+    epoch: int
+    address: str | None = None
+    mac: str | None = None
+    disks: list[dict[str, object]] = Field(default_factory=list)
+    retained: list[RetainedOut] = Field(default_factory=list)
+
+
+class LoginIn(Wire):
+    """`tenant` may be left out where the user's name is known in one tenant only."""
+
+    tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=128)]
+    password: Annotated[str, Field(min_length=1, max_length=1024)]
+    label: Annotated[str, Field(max_length=128)] = "login"
+
+
+class TokenIn(Wire):
+    label: Annotated[str, Field(min_length=1, max_length=128)]
+    seconds: Annotated[int, Field(ge=60, le=86400 * 366)] = 86400 * 30
+
+
+class TokenOut(Shown):
+    """`token` is shown once, when it is made."""
+
+    id: str
+    subject: str
+    tenant: str
+    label: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    token: str | None = None
