@@ -1,0 +1,40 @@
+"""What every driver must do: subclass `DriverContract`, give `provider` and `driver`.
+
+Clauses and facets are in the bases, a class each; the fixtures with their defaults in `Ground`.
+"""
+
+from tests.contract.suite_base import NAMED, Break, Fault, Ground
+from tests.contract.suite_compute import (
+    ConsoleLogContract,
+    FencingContract,
+    GuestAgentContract,
+    InstancesContract,
+    QuotaContract,
+)
+from tests.contract.suite_site import SiteContract
+from tests.contract.suite_storage import (
+    ImagesContract,
+    NetworksContract,
+    SnapshotsContract,
+    VolumesContract,
+)
+from tests.contract.suite_transfer import DiskExportContract, DiskImportContract
+
+__all__ = ["NAMED", "Break", "DriverContract", "Fault", "Ground"]
+
+
+class DriverContract(
+    SiteContract,
+    InstancesContract,
+    FencingContract,
+    ConsoleLogContract,
+    GuestAgentContract,
+    QuotaContract,
+    VolumesContract,
+    ImagesContract,
+    SnapshotsContract,
+    NetworksContract,
+    DiskExportContract,
+    DiskImportContract,
+):
+    """All of it; tests of facets that the driver does not declare are skipped."""

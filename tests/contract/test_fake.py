@@ -1,0 +1,69 @@
+"""The fake keeps the contract, in both orders of creation, settled and slow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+
+from controlplane.domain.site import ProviderKind, SiteAccess, SiteName
+from drivers.contract import Driver
+from drivers.fake.driver import FakeDriver, FakeInstanceFirstDriver
+from drivers.fake.site import FakeSite, fake_site, forget_sites
+from tests.contract.suite import Break, DriverContract, Fault
+
+TOKEN = "t0ken-of-the-fake-site"
+
+
+class _Fakes(DriverContract):
+    provider = "fake"
+    settle: ClassVar[int] = 1
+
+    @pytest.fixture
+    def site(self) -> Iterator[FakeSite]:
+        site = fake_site("fake://suite")
+        site.token, site.settle = TOKEN, self.settle
+        yield site
+        forget_sites()
+
+    @pytest.fixture
+    def access(self, site: FakeSite) -> SiteAccess:
+        return SiteAccess(
+            site=SiteName("suite"),
+            provider=ProviderKind.FAKE,
+            endpoint=f"fake://{site.name}",
+            secrets={"token": TOKEN},
+        )
+
+    @pytest.fixture
+    def broken(self, site: FakeSite) -> Break:
+        @contextmanager
+        def breaking(fault: Fault) -> Iterator[None]:
+            assert fault is Fault.UNAUTHORISED, "the card exempts the others"
+            site.token = "another"
+            yield
+            site.token = TOKEN
+
+        return breaking
+
+    @pytest.fixture
+    def secrets(self) -> tuple[str, ...]:
+        return (TOKEN,)
+
+
+class TestFake(_Fakes):
+    @pytest.fixture
+    def driver(self, access: SiteAccess) -> Iterator[Driver]:
+        driver = FakeDriver(access)
+        yield driver
+        driver.close()
+
+
+class TestFakeInstanceFirst(_Fakes):
+    settle = 3
+
+    @pytest.fixture
+    def driver(self, access: SiteAccess) -> Iterator[Driver]:
+        driver = FakeInstanceFirstDriver(access)
+        yield driver
+        driver.close()
