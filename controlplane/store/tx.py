@@ -1,0 +1,32 @@
+"""One transaction, with a repository for each noun."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from controlplane.store.artefacts import Artefacts
+from controlplane.store.credentials import Credentials
+from controlplane.store.events import Events
+from controlplane.store.operations import Operations
+from controlplane.store.outbox import Outbox
+from controlplane.store.placements import Leases, Placements
+from controlplane.store.resources import Resources
+from controlplane.store.served import ServedImages
+from controlplane.store.settings import Settings
+
+
+class Tx:
+    """Valid inside the `with` block that gave it; used by one thread."""
+
+    def __init__(self, session: Session, clock: Callable[[], datetime]) -> None:
+        self.settings = Settings(session)
+        self.events = Events(session, clock)
+        self.resources = Resources(session, self.events)
+        self.operations = Operations(session, self.events)
+        self.outbox = Outbox(session)
+        self.leases = Leases(session, self.operations)
+        self.placements = Placements(session, self.leases, self.events)
+        self.artefacts = Artefacts(session, self.events)
+        self.served = ServedImages(session)
+        self.credentials = Credentials(session)
