@@ -25,18 +25,30 @@ class FakeBase(Quota, Networks):
         return f"{type(self).__name__}({self._access.endpoint!r})"
 
     @contextmanager
-    def _call(self, method: str, owner: OwnerTag | None = None) -> Iterator[FakeSite]:
-        """One call at the site: logged in, alone, and as faulty as a test asked for."""
+    def _call(
+        self, method: str, owner: OwnerTag | None = None, *, goes_on: bool = False
+    ) -> Iterator[FakeSite]:
+        """One call at the site: logged in, alone, and as faulty as a test asked for.
+
+        A call that `goes_on` after the block ends with `_end` of its own.
+        """
         site = self._site
         with site.lock:
             if self._closed:
                 raise Unavailable(f"the connection to {site.name} is closed: open another")
+            if site.down:
+                raise Unavailable(f"site {site.name} does not answer: ask again later")
             if site.token is not None and self._access.secrets.get("token") != site.token:
                 raise Denied(f"site {site.name} refused the token: register it anew")
             site.calls.append((method, owner.artefact if owner else None))
             site.raise_due(method, before_effect=True)
             yield site
-            site.raise_due(method, before_effect=False)
+            if not goes_on:
+                self._end(method)
+
+    def _end(self, method: str) -> None:
+        with self._site.lock:
+            self._site.raise_due(method, before_effect=False)
 
     def _named(self, name: str) -> None:
         if not 1 <= len(name) <= self.limits.name_length:

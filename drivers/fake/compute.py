@@ -232,6 +232,8 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
         if ref is None:
             raise Invalid(f"site {site.name} wants volumes made before: name one for each disk")
         volume = site.volume_of(ref)
+        if volume.settling:
+            raise Conflict(f"{ref} at {site.name} is not ready: wait for it")
         if volume.attached_to is not None:
             raise Conflict(f"{ref} at {site.name} is attached to another instance: detach it")
         return volume

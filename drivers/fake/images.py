@@ -16,34 +16,28 @@ from drivers.fake.site import FakeImage, FakeSite, by_ref
 
 class FakeImages(FakeBase, ImagePull, ImagePush):
     def pull_image(self, owner: OwnerTag, name: str, source: ImageSource) -> str:
-        with self._call("pull_image", owner) as site:
+        with self._call("pull_image", owner, goes_on=True) as site:
             image, fresh = self._staged(site, owner, name, source)
-            if fresh:
-                site.images[owner.artefact] = image
+            site.images[owner.artefact] = image
         if fresh:
             # Outside of the lock: the far end may be slow, and other threads use this site.
             try:
-                disk = _taken(source, site.fetch(source))
+                _fill(image, site.fetch(source))
             except Exception as e:  # noqa: BLE001  # a site reports any failed fetch on the image
-                image.state, image.why = ImageState.FAILED, f"fetch failed: {e}"
-            else:
-                image.disk, image.state = disk, ImageState.READY
+                image.why = f"fetch failed: {e}"
+        self._end("pull_image")
         return image.ref
 
     def push_image(
         self, owner: OwnerTag, name: str, source: ImageSource, data: Iterable[bytes]
     ) -> str:
-        with self._call("push_image", owner) as site:
+        with self._call("push_image", owner, goes_on=True) as site:
             image, _ = self._staged(site, owner, name, source)
-            if image.state is ImageState.READY:
-                return image.ref
             site.images[owner.artefact] = image
-        try:
-            disk = _taken(source, data)
-        except FedctlError as e:
-            image.state, image.why = ImageState.FAILED, str(e)
-            raise
-        image.disk, image.state = disk, ImageState.READY
+        if image.state is not ImageState.READY:
+            image.state, image.why = ImageState.WORKING, ""
+            _fill(image, data)
+        self._end("push_image")
         return image.ref
 
     def find_image(self, owner: OwnerTag) -> Answer[ImageSeen]:
@@ -98,6 +92,17 @@ class FakeImages(FakeBase, ImagePull, ImagePush):
         return image, True
 
 
+def _fill(image: FakeImage, data: Iterable[bytes]) -> None:
+    """Take in the file; the image is READY or FAILED afterwards, whatever happens."""
+    try:
+        image.disk = _taken(image.source, data)
+    except FedctlError as e:
+        image.why = str(e)
+        raise
+    finally:
+        image.state = ImageState.FAILED if image.disk is None else ImageState.READY
+
+
 def _taken(source: ImageSource, data: Iterable[bytes]) -> FakeDisk:
     """The disk in the file's bytes, once their digest is as promised."""
     hasher = sha256()
@@ -123,8 +128,8 @@ def filled(site: FakeSite, image: str | None, size: int) -> FakeDisk:
     if image is None:
         return FakeDisk(size=size)
     found = by_ref(site.images, image, "image")
-    if found.disk is None:
-        raise Conflict(f"image {image} at {site.name} is {found.state}: wait until it is ready")
+    if found.disk is None or found.settling:
+        raise Conflict(f"image {image} at {site.name} is not ready: wait for it")
     if found.disk.size > size:
         raise Invalid(
             f"image {image} holds a disk of {found.disk.size} bytes; {size} are too few for it"

@@ -124,7 +124,8 @@ T = TypeVar("T", bound=Thing)
 class FakeSite:
     """One site's state, shared by every connection to it; take `lock` to look or change.
 
-    `settle` is how many `find` calls show an object as working after each effect on it.
+    `settle` is how many `find` calls show an object as working after each effect on it. A site
+    that is `down` answers no call while its guests run on; `guests_boot` false lets them hang.
     """
 
     name: str
@@ -137,6 +138,7 @@ class FakeSite:
     warnings: tuple[str, ...] = ()
     fetch: Fetch = fetch_url
     guests_boot: bool = True
+    down: bool = False
     lock: RLock = field(default_factory=RLock, repr=False)
     instances: dict[ArtefactId, FakeInstance] = field(default_factory=dict)
     volumes: dict[ArtefactId, FakeVolume] = field(default_factory=dict)

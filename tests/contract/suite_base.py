@@ -59,7 +59,7 @@ class Ground:
 
     @pytest.fixture
     def driver(self) -> Iterator[Driver]:
-        raise NotImplementedError
+        pytest.fail("give a `driver` fixture: an open driver, closed after the test")
 
     @pytest.fixture
     def guest(self) -> bytes:
