@@ -1,0 +1,160 @@
+"""Signed heads: the newest point of each instance, chained, so that a store cannot hide one."""
+
+import json
+from dataclasses import dataclass
+from uuid import UUID
+
+import rfc8785
+from blake3 import blake3
+
+from controlplane.domain.disk import Mark
+from controlplane.domain.errors import Integrity
+from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.vault.nouns import DiskCopied, Ref
+from controlplane.vault.ports import Signer
+
+_KIND = "fedctl-head-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """`previous` is the hash of the former head document; `root` that of the point's root."""
+
+    tenant: TenantName
+    instance: InstanceId
+    point: PointId
+    sequence: int
+    previous: str
+    key_ids: tuple[str, ...]
+    mark: str
+    root: str
+
+
+def head_name(head: Head) -> str:
+    return f"heads/{head.tenant}/{head.instance.hex}/{head.sequence:010d}"
+
+
+def root_name(point: PointId, root: str) -> str:
+    return f"points/{point.hex}/{root}"
+
+
+def head_hash(document: bytes) -> str:
+    return blake3(document).hexdigest()
+
+
+def sign_head(head: Head, signer: Signer) -> bytes:
+    """Canonical JSON of the head, its signature and the signing key's id."""
+    body: dict[str, object] = {
+        "kind": _KIND,
+        "tenant": head.tenant,
+        "instance": str(head.instance),
+        "point": str(head.point),
+        "sequence": head.sequence,
+        "previous": head.previous,
+        "key_ids": list(head.key_ids),
+        "mark": head.mark,
+        "root": head.root,
+    }
+    key_id = signer.key_id
+    signature = signer.sign(_signed(body, key_id))
+    return _canonical({"head": body, "key": key_id, "signature": signature.hex()})
+
+
+def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
+    """The head, or Integrity when any byte of the document is not as it was signed."""
+    damaged = f"{what}: its signed head does not check: the store or its copy was changed"
+    try:
+        outer = json.loads(document)
+        body, key_id = outer["head"], outer["key"]
+        signature = bytes.fromhex(outer["signature"])
+        good = _canonical(outer) == document and set(outer) == {"head", "key", "signature"}
+        if not (good and signer.verify(_signed(body, key_id), signature, key_id)):
+            raise Integrity(damaged)
+        return Head(
+            tenant=TenantName(body["tenant"]),
+            instance=InstanceId(UUID(body["instance"])),
+            point=PointId(UUID(body["point"])),
+            sequence=int(body["sequence"]),
+            previous=body["previous"],
+            key_ids=tuple(body["key_ids"]),
+            mark=body["mark"],
+            root=body["root"],
+        )
+    except (ValueError, KeyError, TypeError, RecursionError, rfc8785.CanonicalizationError) as e:
+        raise Integrity(damaged) from e
+
+
+def mark_text(mark: Mark | None) -> str:
+    return mark.text if mark else ""
+
+
+def encode_root(point: PointId, domain: str, disks: tuple[DiskCopied, ...]) -> bytes:
+    """What a point consists of; sealed before it is stored."""
+    return _canonical(
+        {
+            "point": str(point),
+            "domain": domain,
+            "disks": [
+                {
+                    "disk": d.disk,
+                    "size": d.size,
+                    "chunk": d.chunk,
+                    "digest": d.digest,
+                    "top": _ref(d.top),
+                    "chunks": d.chunks,
+                    "read": d.bytes_read,
+                    "new": d.bytes_new,
+                    "stored": d.bytes_stored,
+                }
+                for d in disks
+            ],
+        }
+    )
+
+
+def decode_root(body: bytes) -> tuple[PointId, str, tuple[DiskCopied, ...]]:
+    """The opposite of `encode_root`, of bytes that were sealed by us."""
+    outer = json.loads(body)
+    disks = tuple(
+        DiskCopied(
+            disk=d["disk"],
+            size=d["size"],
+            chunk=d["chunk"],
+            digest=d["digest"],
+            top=_read_ref(d["top"]),
+            chunks=d["chunks"],
+            bytes_read=d["read"],
+            bytes_new=d["new"],
+            bytes_stored=d["stored"],
+        )
+        for d in outer["disks"]
+    )
+    return PointId(UUID(outer["point"])), outer["domain"], disks
+
+
+def root_hash(id_key: bytes, body: bytes) -> str:
+    return blake3(body, key=id_key).hexdigest()
+
+
+def _ref(ref: Ref | None) -> list[str | int] | None:
+    return None if ref is None else [ref.pack.hex(), ref.position, ref.id.hex(), ref.digest.hex()]
+
+
+def _read_ref(fields: list[str] | None) -> Ref | None:
+    if fields is None:
+        return None
+    pack, position, identity, digest = fields
+    return Ref(
+        pack=bytes.fromhex(pack),
+        position=int(position),
+        id=bytes.fromhex(identity),
+        digest=bytes.fromhex(digest),
+    )
+
+
+def _signed(body: object, key_id: object) -> bytes:
+    return _canonical({"head": body, "key": key_id})
+
+
+def _canonical(value: object) -> bytes:
+    return rfc8785.dumps(value)  # type: ignore[arg-type]  # plain JSON values only

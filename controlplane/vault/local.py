@@ -1,0 +1,140 @@
+"""An object store in a local directory: whole, durable, immutable files."""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from controlplane.domain.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_COMING = ".coming"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class LocalObjects:
+    """Objects as files below `root`; a file appears under its name only when it is complete."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        with _named(str(root)):
+            (root / _COMING).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def upload(self, name: str) -> "LocalUpload":
+        target = self._path(name)
+        with _named(name):
+            return LocalUpload(name, target, self._root / _COMING / secrets.token_hex(16))
+
+    def put(self, name: str, data: bytes) -> None:
+        upload = self.upload(name)
+        try:
+            upload.write(data)
+            upload.finish()
+        finally:
+            upload.abort()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        with _named(name), self._path(name).open("rb", buffering=0) as file:
+            wanted = os.fstat(file.fileno()).st_size - offset if length is None else length
+            parts: list[bytes] = []
+            while wanted > 0 and (part := os.pread(file.fileno(), wanted, offset)):
+                parts.append(part)
+                offset += len(part)
+                wanted -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def size(self, name: str) -> int:
+        with _named(name):
+            return self._path(name).stat().st_size
+
+    def names(self, folder: str) -> Iterator[str]:
+        for found, folders, files in os.walk(self._path(folder)):
+            folders.sort()
+            for file in sorted(files):
+                yield (Path(found) / file).relative_to(self._root).as_posix()
+
+    def delete(self, name: str) -> None:
+        with _named(name), suppress(FileNotFoundError):
+            self._path(name).unlink()
+
+    def sweep(self, before: datetime) -> int:
+        """Remove uploads that were last written before that time and never finished; how many."""
+        count = 0
+        for path in (self._root / _COMING).iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    count += 1
+        return count
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise Invalid(f"{name[:200]!r} cannot name a stored object")
+        return self._root / name
+
+
+class LocalUpload:
+    """A temporary file that becomes the object by one atomic step."""
+
+    def __init__(self, name: str, target: Path, coming: Path) -> None:
+        self._name = name
+        self._target = target
+        self._coming = coming
+        self._file: BinaryIO | None = coming.open("xb", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        if self._file is None:
+            raise Conflict(f"the upload of {self._name} has ended")
+        view = memoryview(data)
+        with _named(self._name):
+            while view:
+                view = view[self._file.write(view) :]
+
+    def finish(self) -> None:
+        if self._file is None:
+            raise Conflict(f"the upload of {self._name} has ended")
+        with _named(self._name):
+            os.fsync(self._file.fileno())
+            self._target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                os.link(self._coming, self._target)
+            except FileExistsError as e:
+                raise Conflict(f"{self._name} is in the store already") from e
+            _sync_folder(self._target.parent)
+            _sync_folder(self._target.parent.parent)
+        self.abort()
+
+    def abort(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with suppress(OSError):
+                self._coming.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Translate what the file system says."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise NotFound(f"{name} is not in the store") from e
+    except PermissionError as e:
+        raise Denied(f"{name}: the store's directory refuses us: check its owner and mode") from e
+    except OSError as e:
+        if e.errno in _FULL:
+            raise Exhausted(f"{name}: the store's disk is full: free some room") from e
+        raise Unavailable(f"{name}: the store's disk failed: {e.strerror}") from e

@@ -1,0 +1,136 @@
+"""A recovery point's disk as a block reader: random access, decrypted and checked."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from threading import Lock
+
+from controlplane.domain.disk import MIB, Extent, ExtentKind
+from controlplane.domain.errors import Integrity, Invalid
+from controlplane.vault.blobs import Blobs
+from controlplane.vault.manifest import Tree
+from controlplane.vault.nouns import FANOUT, DiskCopied
+
+_AHEAD = 2 * MIB
+_KEPT = 8 * MIB
+
+
+class PointReader:
+    """Reads one disk of a point. `subject` names instance and disk in what goes wrong.
+
+    Many threads may share it: a lock keeps one of them inside at a time.
+    """
+
+    def __init__(self, *, copied: DiskCopied, blobs: Blobs, subject: str) -> None:
+        self._copied = copied
+        self._layout = copied.layout
+        self._blobs = blobs
+        self._subject = subject
+        self._tree = Tree(pages=blobs, layout=self._layout, top=copied.top)
+        self._lock = Lock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._keep = max(_KEPT // self._layout.chunk, 1)
+        self._ahead = max(_AHEAD // self._layout.chunk, 1)
+        self._next = -1
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        return self._copied.size
+
+    @property
+    def digest(self) -> str:
+        return self._copied.digest
+
+    def extents(self) -> Iterator[Extent]:
+        start, kind = 0, ExtentKind.ZERO
+        for at, found in self._runs():
+            if found is not kind:
+                if at > start:
+                    yield Extent(offset=start, length=at - start, kind=kind)
+                start, kind = at, found
+        if self.size > start:
+            yield Extent(offset=start, length=self.size - start, kind=kind)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise Invalid(f"{self._subject} has {self.size} bytes; {offset}+{length} is beyond")
+        if not length:
+            return b""
+        chunk = self._layout.chunk
+        first, end = offset // chunk, -(-(offset + length) // chunk)
+        with self._lock:
+            if self._closed:
+                raise Invalid(f"{self._subject}: the reader is closed")
+            chunks = self._chunks(first, end)
+        if len(chunks) == 1:
+            return chunks[0][offset - first * chunk : offset - first * chunk + length]
+        chunks[0] = chunks[0][offset - first * chunk :]
+        over = sum(map(len, chunks)) - length
+        if over:
+            chunks[-1] = chunks[-1][: len(chunks[-1]) - over]
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._kept.clear()
+
+    def _runs(self) -> Iterator[tuple[int, ExtentKind]]:
+        layout = self._layout
+        for leaf in range(layout.leaves):
+            with self._lock:
+                entries = self._tree.entries(0, leaf)
+            if entries is None:
+                yield leaf * layout.leaf, ExtentKind.ZERO
+                continue
+            for i, ref in enumerate(entries):
+                kind = ExtentKind.ZERO if ref is None else ExtentKind.DATA
+                yield leaf * layout.leaf + i * layout.chunk, kind
+
+    def _chunks(self, first: int, end: int) -> list[bytes]:
+        missing = [n for n in range(first, end) if n not in self._kept]
+        found: dict[int, bytes] = {n: self._kept[n] for n in range(first, end) if n in self._kept}
+        if missing:
+            # A reader that goes forward gets the following chunks fetched along.
+            if self._next == first:
+                stop = min(max(end, first + self._ahead), self._layout.chunks)
+                missing += [n for n in range(end, stop) if n not in self._kept]
+            found |= self._fetch(missing, end)
+        self._next = end
+        for n in range(first, end):
+            if n in self._kept:
+                self._kept.move_to_end(n)
+        return [found[n] for n in range(first, end)]
+
+    def _fetch(self, numbers: list[int], end: int) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        refs = []
+        for n in numbers:
+            try:
+                ref = self._tree.chunk(n)
+            except Integrity as e:
+                if n >= end:
+                    continue
+                leaf = n // FANOUT * self._layout.leaf
+                raise self._named(leaf, f"the manifest page there: {e}") from e
+            if ref is None:
+                found[n] = bytes(self._layout.chunk_length(n))
+            else:
+                refs.append((n, ref))
+        got = self._blobs.fetch([ref for _, ref in refs])
+        for (n, _), plain in zip(refs, got, strict=True):
+            if isinstance(plain, Integrity):
+                if n < end:
+                    raise self._named(n * self._layout.chunk, str(plain)) from plain
+                continue
+            found[n] = plain
+            self._kept[n] = plain
+        while len(self._kept) > self._keep:
+            self._kept.popitem(last=False)
+        return found
+
+    def _named(self, offset: int, what: str) -> Integrity:
+        return Integrity(
+            f"{self._subject}, offset {offset}: stored data is damaged: {what}; take a new"
+            " recovery point, which stores it again, or use another copy"
+        )

@@ -1,0 +1,59 @@
+"""Which references may still be relied upon, and what of an earlier attempt may be kept."""
+
+from dataclasses import replace
+
+from controlplane.domain.errors import Integrity
+from controlplane.vault.blobs import Blobs
+from controlplane.vault.manifest import Shape, Tree, decode
+from controlplane.vault.nouns import Damage, LeafDone, PackState, Ref, Session
+from controlplane.vault.ports import VaultRecords
+
+_GOOD = (PackState.SEALED, PackState.VERIFIED)
+
+
+class Usable:
+    """Answers for one run from what the records say when they are first asked."""
+
+    def __init__(self, *, records: VaultRecords, domain: str) -> None:
+        self._records = records
+        self._domain = domain
+        self._damaged = records.damaged(domain)
+        self._states: dict[bytes, PackState | None] = {}
+
+    def __call__(self, ref: Ref) -> bool:
+        if ref.pack not in self._states:
+            self._states[ref.pack] = self._records.states([ref.pack]).get(ref.pack)
+        whole = Damage(domain=self._domain, pack=ref.pack)
+        return (
+            self._states[ref.pack] in _GOOD
+            and whole not in self._damaged
+            and replace(whole, position=ref.position) not in self._damaged
+        )
+
+
+def recheck(session: Session, *, records: VaultRecords, blobs: Blobs, usable: Usable) -> Session:
+    """The session without what was damaged or condemned since it was covered."""
+    if session.copied is not None:
+        tree = Tree(pages=blobs, layout=session.layout, top=session.copied.top)
+        try:
+            if all(usable(ref) for ref in tree.refs()):
+                return session
+        except Integrity:
+            pass  # the leaf or upper page that is broken is made again below
+    shape = Shape(layout=session.layout)
+    bad = {i for i, leaf in session.covered.items() if not _sound(leaf, shape, blobs, usable)}
+    records.uncover(session, bad)
+    covered = {i: leaf for i, leaf in session.covered.items() if i not in bad}
+    return replace(session, covered=covered, copied=None)
+
+
+def _sound(leaf: LeafDone, shape: Shape, blobs: Blobs, usable: Usable) -> bool:
+    if leaf.ref is None:
+        return True
+    if not usable(leaf.ref):
+        return False
+    try:
+        page = decode(blobs.page(leaf.ref), 0, leaf.index, shape.entries(0, leaf.index))
+    except Integrity:
+        return False
+    return all(ref is None or usable(ref) for ref in page)

@@ -1,0 +1,233 @@
+"""The vault: disks go in chunk by chunk and come out of recovery points as they went in."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from controlplane.domain.disk import BlockReader, Mark
+from controlplane.domain.errors import Conflict, Integrity, Invalid, NotFound
+from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.vault.blobs import Blobs
+from controlplane.vault.committing import Committing
+from controlplane.vault.copying import Base, Copy, Tools
+from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
+from controlplane.vault.index import ChunkIndex
+from controlplane.vault.manifest import Tree
+from controlplane.vault.nouns import (
+    Collected,
+    CopyProgress,
+    DiskCopied,
+    Layout,
+    PointCommitted,
+    PointRecord,
+)
+from controlplane.vault.pack import Packs, pack_name
+from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.reading import PointReader
+from controlplane.vault.sealing import open_object
+from controlplane.vault.usable import Usable, recheck
+
+_DECODERS = 2
+_DOMAIN_MAX = 512
+
+
+class Vault:
+    """One vault over one object store; any number of threads and processes may use their own.
+
+    `index` is the file of the local cache (None: in memory); each process has its own.
+    """
+
+    def __init__(
+        self, *, records: VaultRecords, objects: ObjectStore, keys: Keys, signer: Signer,
+        clock: Callable[[], datetime], index: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._records = records
+        self._objects = objects
+        self._keys = keys
+        self._signer = signer
+        self._clock = clock
+        self._packs = Packs(objects=objects, keys=keys)
+        self._index = ChunkIndex(
+            path=index, objects=objects, keys=keys, packs=self._packs, records=records
+        )
+        self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._index.close()
+
+    def copy(
+        self, reader: BlockReader, *, point: PointId, disk: int, domain: str, subject: str,
+        attempt: int, progress: Callable[[CopyProgress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False, base: PointId | None = None,
+    ) -> DiskCopied:  # fmt: skip
+        """Bring the reader's content in as disk number `disk` of `point`.
+
+        Repeating it with the same point and disk continues after the last sealed pack, so the
+        reader must show the same frozen content; a repeat of a finished copy reads nothing. A
+        former attempt that still runs fails with `superseded` at its next pack. `unchanged`
+        extents are relative to `base`. `progress` and `cancelled` are called on this thread,
+        several times a second; when the latter answers true, CopyStopped is raised after what is
+        whole was sealed. `subject` names instance and disk in messages.
+        """
+        if len(domain.encode()) > _DOMAIN_MAX:
+            raise Invalid(f"{subject}: the dedup domain's name is longer than {_DOMAIN_MAX} bytes")
+        former = self._base(base, disk, domain, subject) if base else None
+        layout = Layout.of(reader.size)
+        if former is not None:
+            layout = Layout(size=reader.size, chunk=former.chunk)
+        session = self._records.begin(
+            point=point, disk=disk, domain=domain, attempt=attempt, layout=layout
+        )
+        self._index.refresh(domain)
+        blobs = self._blobs(domain)
+        usable = Usable(records=self._records, domain=domain)
+        if session.covered or session.copied:
+            session = recheck(session, records=self._records, blobs=blobs, usable=usable)
+            if session.copied is not None:
+                return session.copied
+        over = None
+        if former is not None and former.chunk == session.layout.chunk:
+            tree = Tree(pages=blobs, layout=former.layout, top=former.top)
+            over = Base(tree=tree, size=former.size, unusable=lambda ref: not usable(ref))
+        tools = Tools(
+            records=self._records, objects=self._objects, packs=self._packs, index=self._index,
+            clock=self._clock,
+        )  # fmt: skip
+        return Copy(
+            reader=reader, session=session, keys=self._keys(domain), tools=tools, base=over,
+            progress=progress, cancelled=cancelled,
+        ).run()  # fmt: skip
+
+    def commit(
+        self, point: PointId, *, disks: tuple[int, ...], domain: str, tenant: TenantName,
+        instance: InstanceId, mark: Mark | None, attempt: int,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> PointCommitted:  # fmt: skip
+        """Read new packs back, then make the point of its copied disks under a signed head.
+
+        Repeating it gives the same answer. Conflict with reason `superseded` for an old attempt;
+        with `condemned` when something it refers to was collected meanwhile, and Integrity (which
+        names disk and offset) when something new does not read back: after both, copying the
+        disks again stores what is missing. `cancelled` may be asked on other threads.
+        """
+        return Committing(
+            records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
+            clock=self._clock, packs=self._packs, index=self._index,
+            blobs=self._blobs(domain), cancelled=cancelled,
+        ).run(
+            point, disks=disks, domain=domain, tenant=tenant, instance=instance, mark=mark,
+            attempt=attempt,
+        )  # fmt: skip
+
+    def open(self, point: PointId, disk: int) -> PointReader:
+        """Read a disk of a retained point.
+
+        Head, root and pages come from the store and are checked on the way.
+        """
+        record = self._point(point)
+        for copied in self._read_root(record):
+            if copied.disk == disk:
+                subject = f"recovery point {point} of instance {record.instance}, disk {disk}"
+                return PointReader(copied=copied, blobs=self._blobs(record.domain), subject=subject)
+        raise NotFound(f"recovery point {point} has no disk {disk}")
+
+    def forget(self, point: PointId) -> None:
+        """The point is no longer retained; `collect` frees what nothing else needs."""
+        self._records.forget(point)
+        self._drop_roots(point)
+
+    def abandon(self, point: PointId) -> None:
+        """Give up copies that will never be committed; their attempts fail as superseded."""
+        self._records.abandon(point)
+        if self._records.point(point) is None:
+            self._drop_roots(point)
+
+    def collect(self, *, holding: timedelta) -> Collected:
+        """Condemn what nothing needs, delete what was condemned long enough ago.
+
+        That is `holding` ago, and no session of that time may still be open. Objects that are on
+        no record are reported and never touched.
+        """
+        now = self._clock()
+        condemned = self._records.condemn(now)
+        gone = self._records.deletable(now - holding)
+        for pack in gone:
+            self._index.drop_pack(pack)
+            self._packs.drop(pack)
+            self._objects.delete(pack_name(pack))
+            self._records.deleted(pack)
+        known = {pack_name(pack) for pack in self._records.known_packs()}
+        # An upload that finished after this set was read is on record by now, so look again.
+        strange = [name for name in self._objects.names("packs") if name not in known]
+        if strange:
+            known = {pack_name(pack) for pack in self._records.known_packs()}
+        return Collected(
+            condemned=condemned,
+            deleted=len(gone),
+            unknown=tuple(name for name in strange if name not in known),
+        )
+
+    def tidy_index(self, domain: str) -> None:
+        """Remove index segments that speak of deleted packs only."""
+        known = self._records.known_packs()
+        self._index.drop_dead_segments(domain, known.__contains__)
+
+    def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
+        record = self._point(base)
+        if record.domain != domain:
+            raise Conflict(
+                f"{subject}: the earlier recovery point {base} lies in {record.domain}, not in"
+                f" {domain}: take a full one"
+            )
+        for copied in self._read_root(record):
+            if copied.disk == disk:
+                return copied
+        raise NotFound(f"{subject}: the earlier recovery point {base} has no disk {disk}")
+
+    def _point(self, point: PointId) -> PointRecord:
+        record = self._records.point(point)
+        if record is None:
+            raise NotFound(f"recovery point {point} is not in the vault, or no longer retained")
+        return record
+
+    def _read_root(self, record: PointRecord) -> tuple[DiskCopied, ...]:
+        what = f"recovery point {record.point} of instance {record.instance}"
+        head = read_head(record.head, self._signer, what=what)
+        try:
+            stored = self._objects.get(head_name(head))
+            name = root_name(record.point, head.root)
+            sealed = self._objects.get(name)
+        except NotFound as e:
+            raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
+        if stored != record.head:
+            raise Integrity(f"{what}: the store's signed head is not the one that was committed")
+        keys = self._keys(record.domain)
+        body = open_object(keys, name, sealed)
+        if head.root != record.root or root_hash(keys.id_key, body) != head.root:
+            raise Integrity(f"{what}: its root is not the one that was signed")
+        point, domain, disks = decode_root(body)
+        if (point, domain) != (record.point, record.domain):
+            raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
+        return disks
+
+    def _drop_roots(self, point: PointId) -> None:
+        for name in list(self._objects.names(f"points/{point.hex}")):
+            self._objects.delete(name)
+
+    def _blobs(self, domain: str) -> Blobs:
+        return Blobs(domain=domain, packs=self._packs, index=self._index, pool=self._pool)
