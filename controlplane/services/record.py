@@ -1,0 +1,126 @@
+"""What every accepted change leaves in its transaction: audit entry, operation, outbox row."""
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from controlplane.domain.audit import AuditEntry
+from controlplane.domain.errors import Busy
+from controlplane.domain.ids import OperationId, ResourceId
+from controlplane.domain.kinds import facts_of
+from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.resource import Json, Resource, ResourceKey
+from controlplane.services.wish import Caller
+from controlplane.store.tx import Tx
+
+ACCEPTED = "accepted"
+
+
+def note(tx: Tx, caller: Caller, verb: str, key: ResourceKey, now: datetime, **detail: str) -> None:
+    """One audit entry: who asked for what, of which resource, in which request."""
+    append(
+        tx,
+        AuditEntry(
+            sequence=0,
+            at=now,
+            actor=caller.subject,
+            tenant=key.tenant or "",
+            action=f"{key.kind}.{verb}",
+            subject=facts_of(key).ref(key),
+            outcome=ACCEPTED,
+            request=caller.request,
+            detail=detail,
+        ),
+    )
+
+
+def append(tx: Tx, entry: AuditEntry) -> None:
+    """The log numbers the entry itself."""
+    tx.audit.append(entry, entry.at)
+
+
+def start(
+    tx: Tx,
+    caller: Caller,
+    kind: OperationKind,
+    subject: Resource,
+    *,
+    now: datetime,
+    order: Json | None = None,
+    deadline: timedelta | None = None,
+) -> Operation:
+    """A queued operation on `subject`, in the outbox."""
+    return start_bare(
+        tx, caller, kind, subject.id, subject.key, now=now, order=order, deadline=deadline
+    )
+
+
+def start_bare(
+    tx: Tx,
+    caller: Caller,
+    kind: OperationKind,
+    subject: ResourceId,
+    key: ResourceKey,
+    *,
+    now: datetime,
+    order: Json | None = None,
+    deadline: timedelta | None = None,
+) -> Operation:
+    """As `start`, for a subject that need not be a stored resource."""
+    subject_name = str(key)
+    operation = Operation(
+        id=OperationId(uuid4()),
+        name=tx.operations.next_name(
+            kind, subject_name, tenant=key.tenant, workspace=key.workspace
+        ),
+        kind=kind,
+        state=OperationState.QUEUED,
+        subject=subject,
+        subject_name=subject_name,
+        actor=caller.subject,
+        request=caller.request,
+        created_at=now,
+        tenant=key.tenant,
+        workspace=key.workspace,
+        order=dict(order or {}),
+        deadline=None if deadline is None else now + deadline,
+    )
+    tx.operations.add(operation)
+    tx.outbox.add(operation.id, "start", now)
+    return operation
+
+
+def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Operation:
+    """Notes the wish to cancel where the story reads it, and nudges the story."""
+    if operation.cancel_requested:
+        return operation
+    asked = tx.operations.request_cancel(operation.id)
+    tx.outbox.add(operation.id, "cancel", now)
+    append(
+        tx,
+        AuditEntry(
+            sequence=0,
+            at=now,
+            actor=caller.subject,
+            tenant=operation.tenant or "",
+            action="operation.cancel",
+            subject=operation.subject_name,
+            outcome=ACCEPTED,
+            operation=operation.name,
+            request=caller.request,
+        ),
+    )
+    return asked
+
+
+def free(tx: Tx, subject: ResourceId, *, what: str) -> None:
+    """Busy, naming the other, while an operation on `subject` has not ended."""
+    holder = tx.operations.open_for(subject)
+    if holder is not None:
+        raise busy_with(holder, what)
+
+
+def busy_with(holder: Operation, what: str) -> Busy:
+    return Busy(
+        f"{what} is held by operation {holder.name} ({holder.kind}, {holder.state}):"
+        f" wait for it (fedctl operation watch {holder.name}) or cancel it"
+    )
