@@ -1,0 +1,390 @@
+"""Disks over NBD: a small synchronous client, and the block reader and writer made of it.
+
+Fixed newstyle negotiation, structured replies, `base:allocation`. Works on any connected stream
+socket. Reads are split into requests of 1 MiB that are sent before the first answer is awaited, so
+a link's delay is paid once a call.
+"""
+
+import errno
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from controlplane.domain.disk import Extent, ExtentKind
+from controlplane.domain.errors import (
+    Denied,
+    Exhausted,
+    FedctlError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+
+_OPTION_REPLY = 0x3E889045565A9
+_REQUEST, _SIMPLE, _STRUCTURED = 0x25609513, 0x67446698, 0x668E33EF
+_ABORT, _GO, _STRUCTURED_REPLY, _SET_META = 2, 7, 8, 10
+_ACK, _INFO, _META = 1, 3, 4
+_ERR_UNKNOWN = 0x80000006
+_READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6, 7
+_DATA, _HOLE, _STATUS, _ERROR = 1, 2, 5, 0x8000
+_FLAG_READ_ONLY, _FLAG_FLUSH, _FLAG_ZEROES = 2, 4, 64
+_CONTEXT = b"base:allocation"
+_IS_ZERO = 2
+_PIECE = 1 << 20
+_STATUS_SPAN = 1 << 30
+_ZERO_SPAN = 1 << 30
+_IN_FLIGHT = 16
+_LONGEST_REPLY = 1 << 26
+
+R = TypeVar("R")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reply:
+    """What came for one request."""
+
+    data: bytearray
+    start: int
+    extents: list[tuple[int, int]]
+    error: int = 0
+
+
+class NbdConnection:
+    """One client connection to one export. Used by one thread at a time."""
+
+    def __init__(self, stream: socket.socket, export: str, *, where: str) -> None:
+        """Negotiate; the stream belongs to the connection from here on."""
+        self.where = where
+        self._stream = stream
+        self._cookies = itertools.count(1)
+        self.size = 0
+        self._flags = 0
+        self._context: int | None = None
+        try:
+            self._negotiate(export.encode())
+        except BaseException:
+            stream.close()
+            raise
+
+    @classmethod
+    def over_unix(cls, path: Path, export: str, *, timeout: float) -> "NbdConnection":
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.settimeout(timeout)
+        try:
+            stream.connect(str(path))
+        except OSError as e:
+            stream.close()
+            raise Unavailable(f"disk export at {path}: nobody answers; prepare it again") from e
+        return cls(stream, export, where=str(path))
+
+    @classmethod
+    def over_tcp(cls, host: str, port: int, export: str, *, timeout: float) -> "NbdConnection":
+        try:
+            stream = socket.create_connection((host, port), timeout=timeout)
+        except OSError as e:
+            raise Unavailable(f"disk export at {host}:{port}: nobody answers") from e
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return cls(stream, export, where=f"{host}:{port}")
+
+    @property
+    def read_only(self) -> bool:
+        return bool(self._flags & _FLAG_READ_ONLY)
+
+    @property
+    def can_tell_zeros(self) -> bool:
+        """Whether `block_status` works here."""
+        return self._context is not None
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._inside(offset, length)
+        out = bytearray(length)
+        starts = range(offset, offset + length, _PIECE)
+        for first in range(0, len(starts), _IN_FLIGHT):
+            group = starts[first : first + _IN_FLIGHT]
+            waiting = {}
+            for at in group:
+                count = min(_PIECE, offset + length - at)
+                place = memoryview(out)[at - offset : at - offset + count]
+                waiting[self._ask(_READ, at, count)] = (at, place)
+            while waiting:
+                self._read_reply(waiting)
+        return bytes(out)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._inside(offset, len(data))
+        for at in range(0, len(data), _PIECE):
+            part = data[at : at + _PIECE]
+            self._answered(self._ask(_WRITE, offset + at, len(part), part), "write")
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._inside(offset, length)
+        if not self._flags & _FLAG_ZEROES:
+            for at in range(offset, offset + length, _PIECE):
+                self.write(at, bytes(min(_PIECE, offset + length - at)))
+            return
+        for at in range(offset, offset + length, _ZERO_SPAN):
+            count = min(_ZERO_SPAN, offset + length - at)
+            self._answered(self._ask(_WRITE_ZEROES, at, count), "write zeroes")
+
+    def flush(self) -> None:
+        if self._flags & _FLAG_FLUSH:
+            self._answered(self._ask(_FLUSH, 0, 0), "flush")
+
+    def block_status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """(length, reads as zeros) from `offset` on; covers at least the beginning."""
+        self._inside(offset, length)
+        reply = self._answered(self._ask(_BLOCK_STATUS, offset, length), "block status")
+        if not reply.extents or any(not count for count, _ in reply.extents):
+            raise self._garbled("an empty block status")
+        return [(count, bool(flags & _IS_ZERO)) for count, flags in reply.extents]
+
+    def close(self) -> None:
+        """Say goodbye if anybody listens; twice is fine."""
+        if self._stream.fileno() < 0:
+            return
+        try:
+            self._stream.settimeout(1)
+            self._stream.sendall(struct.pack(">IHHQQI", _REQUEST, 0, _DISCONNECT, 0, 0, 0))
+        except OSError:
+            pass  # the far side is gone already, which is what we want
+        finally:
+            self._stream.close()
+
+    # -- negotiation ---------------------------------------------------------------------------
+
+    def _negotiate(self, export: bytes) -> None:
+        magic, style, flags = struct.unpack(">8s8sH", self._received(18))
+        if magic != b"NBDMAGIC" or style != b"IHAVEOPT" or not flags & 1:
+            raise self._garbled("no fixed newstyle greeting")
+        self._send(struct.pack(">I", flags & 3))
+        structured = self._option(_STRUCTURED_REPLY, b"")[-1][0] == _ACK
+        if structured:
+            query = struct.pack(">I", len(export)) + export
+            query += struct.pack(">II", 1, len(_CONTEXT)) + _CONTEXT
+            for kind, data in self._option(_SET_META, query):
+                if kind == _META:
+                    (self._context,) = struct.unpack_from(">I", data)
+        go = struct.pack(">I", len(export)) + export + struct.pack(">H", 0)
+        replies = self._option(_GO, go)
+        for kind, data in replies:
+            if kind == _INFO and struct.unpack_from(">H", data) == (0,):
+                self.size, self._flags = struct.unpack_from(">QH", data, 2)
+        last = replies[-1][0]
+        if last == _ERR_UNKNOWN:
+            raise NotFound(f"disk export at {self.where}: it has no export of that name")
+        if last != _ACK:
+            raise self._garbled(f"option reply {last:#x}")
+
+    def _option(self, option: int, data: bytes) -> list[tuple[int, bytes]]:
+        """Send an option and collect its replies up to the ack or the error."""
+        self._send(struct.pack(">8sII", b"IHAVEOPT", option, len(data)) + data)
+        replies = []
+        while True:
+            magic, about, kind, length = struct.unpack(">QIII", self._received(20))
+            if magic != _OPTION_REPLY or about != option or length > _LONGEST_REPLY:
+                raise self._garbled("an option reply that answers nothing")
+            replies.append((kind, self._received(length)))
+            if kind == _ACK or kind & 0x80000000:
+                return replies
+
+    # -- transmission --------------------------------------------------------------------------
+
+    def _ask(self, kind: int, offset: int, length: int, data: bytes = b"") -> int:
+        cookie = next(self._cookies)
+        header = struct.pack(">IHHQQI", _REQUEST, 0, kind, cookie, offset, length)
+        self._send(header + data)
+        return cookie
+
+    def _answered(self, cookie: int, what: str) -> _Reply:
+        reply = _Reply(data=bytearray(), start=0, extents=[])
+        while not self._chunk({cookie: reply}):
+            pass
+        if reply.error:
+            raise self._refused(reply.error, what)
+        return reply
+
+    def _read_reply(self, waiting: dict[int, tuple[int, memoryview]]) -> None:
+        """Take in one chunk of any of the reads that are under way."""
+        (magic,) = struct.unpack(">I", self._received(4))
+        if magic == _SIMPLE:
+            error, cookie = struct.unpack(">IQ", self._received(12))
+            at, place = self._known(waiting, cookie)
+            if error:
+                raise self._refused(error, f"read at {at}")
+            self._received_into(place)
+            del waiting[cookie]
+            return
+        flags, kind, cookie, length = self._structured_header(magic)
+        at, place = self._known(waiting, cookie)
+        if kind == _DATA:
+            (offset,) = struct.unpack(">Q", self._received(8))
+            part = self._part(place, offset - at, length - 8)
+            self._received_into(part)
+        elif kind == _HOLE:
+            offset, count = struct.unpack(">QI", self._received(12))
+            self._part(place, offset - at, count)  # `out` is zero already
+        elif kind & _ERROR:
+            body = self._received(length)
+            raise self._refused(struct.unpack_from(">I", body)[0], f"read at {at}")
+        else:
+            self._received(length)
+        if flags & 1:
+            del waiting[cookie]
+
+    def _chunk(self, waiting: dict[int, _Reply]) -> bool:
+        """Take in one chunk of a reply that is no read; True when it was the last."""
+        (magic,) = struct.unpack(">I", self._received(4))
+        if magic == _SIMPLE:
+            error, cookie = struct.unpack(">IQ", self._received(12))
+            self._known(waiting, cookie).error = error
+            return True
+        flags, kind, cookie, length = self._structured_header(magic)
+        body = self._received(length)
+        reply = self._known(waiting, cookie)
+        if kind & _ERROR:
+            (reply.error,) = struct.unpack_from(">I", body)
+        elif kind == _STATUS and struct.unpack_from(">I", body) == (self._context,):
+            reply.extents += struct.iter_unpack(">II", body[4:])
+        return bool(flags & 1)
+
+    def _structured_header(self, magic: int) -> tuple[int, int, int, int]:
+        if magic != _STRUCTURED:
+            raise self._garbled("a reply without its magic number")
+        flags, kind, cookie, length = struct.unpack(">HHQI", self._received(16))
+        if length > _LONGEST_REPLY:
+            raise self._garbled(f"a reply of {length} bytes")
+        return flags, kind, cookie, length
+
+    def _known(self, waiting: dict[int, R], cookie: int) -> R:
+        if cookie not in waiting:
+            raise self._garbled("an answer that nobody asked for")
+        return waiting[cookie]
+
+    def _part(self, place: memoryview, start: int, length: int) -> memoryview:
+        if start < 0 or start + length > len(place):
+            raise self._garbled("bytes outside of what was asked")
+        return place[start : start + length]
+
+    # -- bytes ---------------------------------------------------------------------------------
+
+    def _inside(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise Invalid(
+                f"bytes {offset} to {offset + length} are outside of the disk ({self.size} bytes)"
+            )
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._stream.sendall(data)
+        except OSError as e:
+            raise self._gone() from e
+
+    def _received(self, length: int) -> bytes:
+        out = bytearray(length)
+        self._received_into(memoryview(out))
+        return bytes(out)
+
+    def _received_into(self, place: memoryview) -> None:
+        got = 0
+        while got < len(place):
+            try:
+                count = self._stream.recv_into(place[got:])
+            except OSError as e:
+                raise self._gone() from e
+            if not count:
+                raise self._gone()
+            got += count
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            f"disk export at {self.where}: the connection ended or did not answer in time;"
+            " it may have been revoked: prepare it again"
+        )
+
+    def _garbled(self, what: str) -> Unavailable:
+        return Unavailable(
+            f"disk export at {self.where}: the answer is no NBD", detail=f"received {what}"
+        )
+
+    def _refused(self, code: int, what: str) -> FedctlError:
+        text = f"disk export at {self.where}: {what} failed: {os.strerror(code)}"
+        if code == errno.EPERM:
+            return Denied(text)
+        if code == errno.ENOSPC:
+            return Exhausted(text)
+        return Invalid(text) if code == errno.EINVAL else Unavailable(text)
+
+
+class NbdReader:
+    """A disk's frozen content behind an NBD export."""
+
+    def __init__(self, connection: NbdConnection) -> None:
+        self._connection = connection
+
+    @property
+    def size(self) -> int:
+        return self._connection.size
+
+    def extents(self) -> Iterator[Extent]:
+        """Data and zeros as the server tells; all data where it cannot tell."""
+        pending: Extent | None = None
+        for extent in self._told():
+            if pending is None:
+                pending = extent
+            elif pending.kind is extent.kind:
+                pending = Extent(
+                    offset=pending.offset, length=pending.length + extent.length, kind=pending.kind
+                )
+            else:
+                yield pending
+                pending = extent
+        if pending is not None:
+            yield pending
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._connection.read(offset, length)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _told(self) -> Iterator[Extent]:
+        if not self._connection.can_tell_zeros:
+            if self.size:
+                yield Extent(offset=0, length=self.size, kind=ExtentKind.DATA)
+            return
+        at = 0
+        while at < self.size:
+            for count, zero in self._connection.block_status(at, min(_STATUS_SPAN, self.size - at)):
+                length = min(count, self.size - at)
+                if length:
+                    kind = ExtentKind.ZERO if zero else ExtentKind.DATA
+                    yield Extent(offset=at, length=length, kind=kind)
+                at += length
+
+
+class NbdWriter:
+    """Random writing of a disk behind an NBD export."""
+
+    def __init__(self, connection: NbdConnection) -> None:
+        self._connection = connection
+
+    @property
+    def size(self) -> int:
+        return self._connection.size
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._connection.write(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._connection.write_zeroes(offset, length)
+
+    def finish(self) -> None:
+        self._connection.flush()
+
+    def close(self) -> None:
+        self._connection.close()

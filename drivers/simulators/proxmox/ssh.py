@@ -1,0 +1,377 @@
+"""The ssh side of a simulated node: root's shell with the commands that a driver needs."""
+
+import asyncio
+import re
+import shlex
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import asyncssh
+
+from drivers.simulators.faults import Call, Hang, LostAnswer, Reset, Status
+from drivers.simulators.proxmox import config
+from drivers.simulators.proxmox.access import Caller
+from drivers.simulators.proxmox.config import Job
+from drivers.simulators.proxmox.nbd import Export, serve
+from drivers.simulators.proxmox.node import Node
+from drivers.simulators.proxmox.params import Fails, Refused, checked, size_bytes
+from drivers.simulators.proxmox.vms import same_digest, unlocked
+
+ROOT = Caller(user="root@pam")
+
+
+class Failed(Exception):
+    """A command ended with this status and these words on stderr."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class SshServer:
+    """A real ssh server in a thread with an event loop of its own."""
+
+    def __init__(self, node: Node, *, port: int, host_key: str, authorized: str) -> None:
+        self.node, self.port = node, port
+        self._host_key = asyncssh.import_private_key(host_key)
+        self._authorized = asyncssh.import_authorized_keys(authorized)
+        self._exports: dict[str, Export] = {}
+        self._pid = 50_000
+        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._listener: asyncssh.SSHAcceptor | None = None
+        self._ending = asyncio.Event()
+        node.exports = self._held_files
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name=f"ssh-{self.node.name}"
+            )
+            self._thread.start()
+        self._run(self._listen())
+
+    def stop(self) -> None:
+        """Refuse new connections and cut the open ones; exports go on."""
+        if self._thread is not None and self._listener is not None:
+            self._run(self._cut())
+
+    def close(self) -> None:
+        """End everything, exports too."""
+        if self._thread is None:
+            return
+        self._run(self._ended())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._thread = None
+
+    def exports(self) -> list[Export]:
+        return list(self._exports.values())
+
+    # -- the server ----------------------------------------------------------------------------
+
+    def _run(self, work: Awaitable[None]) -> None:
+        async def awaited() -> None:
+            await work
+
+        asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(timeout=30)
+
+    async def _listen(self) -> None:
+        self._ending.clear()
+        self._listener = await asyncssh.listen(
+            "127.0.0.1",
+            self.port,
+            server_factory=lambda: _Door(self),
+            server_host_keys=[self._host_key],
+            authorized_client_keys=self._authorized,
+            process_factory=self._command,
+            encoding="utf-8",
+            compression_algs=None,
+            # as a modern server prefers; the GCM cipher is also the fastest here
+            encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"],
+        )
+        self.port = self._listener.get_port()
+
+    async def _cut(self) -> None:
+        self._ending.set()
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
+            self._listener = None
+        for connection in tuple(self._connections):
+            connection.abort()
+        for connection in tuple(self._connections):
+            with suppress(Exception):
+                await connection.wait_closed()
+
+    async def _ended(self) -> None:
+        for export in self.exports():
+            await self._killed(export)
+        await self._cut()
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def connected(self, connection: asyncssh.SSHServerConnection) -> None:
+        self._connections.add(connection)
+
+    def lost(self, connection: asyncssh.SSHServerConnection) -> None:
+        self._connections.discard(connection)
+
+    def streamed(self, path: str) -> Callable[[Any, Any], Awaitable[None]] | None:
+        """What answers behind a unix socket of the node."""
+        export = self._exports.get(path)
+        if export is None:
+            return None
+
+        async def session(reader: Any, writer: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  # we are in one
+            export.clients.add(task)
+            try:
+                await serve(export, reader, writer, faults=self.node.faults)
+            except (asyncio.IncompleteReadError, ConnectionError, asyncssh.Error, OSError):
+                pass
+            except asyncio.CancelledError:
+                if export.socket in self._exports:
+                    raise
+            finally:
+                export.clients.discard(task)
+                writer.close()
+
+        return session
+
+    async def _killed(self, export: Export) -> None:
+        self._exports.pop(export.socket, None)
+        for client in tuple(export.clients):
+            client.cancel()
+        await asyncio.gather(*export.clients, return_exceptions=True)
+
+    def _held_files(self) -> set[str]:
+        return {str(export.file) for export in self.exports()}
+
+    # -- commands ------------------------------------------------------------------------------
+
+    async def _command(self, process: "asyncssh.SSHServerProcess[str]") -> None:
+        line = process.command or ""
+        faults = self.node.faults
+        fault = faults.next_for("SSH", line, changes=_changes(line))
+        await asyncio.sleep(faults.latency(Call.WRITE))
+        connection = process.channel.get_connection()
+        if isinstance(fault, Hang):
+            await self._ending.wait()
+            connection.abort()
+            return
+        if isinstance(fault, Reset):
+            connection.abort()
+            return
+        if isinstance(fault, Status):
+            process.stderr.write(fault.reason + "\n")
+            process.exit(255)
+            return
+        try:
+            out, status = await self._ran(shlex.split(line), process), 0
+        except Failed as failed:
+            out, status = "", failed.status
+            process.stderr.write(failed.text + "\n")
+        except (Refused, Fails) as error:
+            out, status = "", 255
+            process.stderr.write(f"{error}\n")
+        if isinstance(fault, LostAnswer):
+            connection.abort()
+            return
+        process.stdout.write(out)
+        process.exit(status)
+
+    async def _ran(self, words: list[str], process: "asyncssh.SSHServerProcess[str]") -> str:
+        if not words:
+            raise Failed(127, "no command")
+        name, rest = words[0], words[1:]
+        if name == "qemu-nbd":
+            return self._exported(words)
+        if name == "kill":
+            return await self._kill(rest)
+        if name == "tee":
+            return self._tee(rest, await process.stdin.read())
+        commands: dict[str, Callable[[list[str]], str]] = {
+            "pvesm": self._pvesm,
+            "qm": self._qm,
+            "pgrep": self._pgrep,
+            "mkdir": lambda _: "",
+            "zfs": self._zfs,
+            "rm": self._rm,
+        }
+        if name not in commands:
+            raise Failed(127, f"bash: line 1: {name}: command not found")
+        return await asyncio.to_thread(commands[name], rest)
+
+    def _pvesm(self, words: list[str]) -> str:
+        storages = self.node.storages
+        if words[:1] == ["path"] and len(words) == 2:
+            storage, _, name = words[1].partition(":")
+            if name.startswith("snippets/") and storages.kind(storage) == "dir":
+                return f"/var/lib/vz/{name}\n"  # told whether or not it is there
+            return storages.volume(words[1]).path + "\n"
+        if words[:1] == ["alloc"] and len(words) >= 5:
+            storage, vmid, name, size = words[1:5]
+            length = size_bytes(size) if size[-1].isalpha() else int(size) << 10
+            if name:
+                volume = storages.allocate_named(storage, int(vmid), name, length)
+            else:
+                volume = storages.allocate(storage, int(vmid), length)
+            return f"successfully created '{volume.volid}'\n"
+        if words[:1] == ["free"] and len(words) == 2:
+            storages.free(words[1])
+            return f"Removed volume '{words[1]}'\n"
+        raise Failed(255, "ERROR: unknown command 'pvesm " + " ".join(words) + "'")
+
+    def _qm(self, words: list[str]) -> str:
+        if words[:1] == ["unlock"] and len(words) == 2:
+            vm = self.node.vm(int(words[1]))
+            with self.node.locked(vm.vmid):
+                vm.config.pop("lock", None)
+            self.node.changed(vm.vmid)
+            return ""
+        if words[:1] == ["set"] and len(words) >= 4:
+            return self._set(int(words[1]), _options(words[2:]))
+        raise Failed(255, "ERROR: unknown command 'qm " + " ".join(words) + "'")
+
+    def _set(self, vmid: int, changes: dict[str, str]) -> str:
+        vm = self.node.vm(vmid)
+        with self.node.locked(vmid):
+            skip = changes.pop("skiplock", "0") == "1"
+            same_digest(vm, changes.pop("digest", None))
+            if not skip:
+                unlocked(vm)
+            delete = changes.pop("delete", "")
+            config.allowed(self.node, ROOT, vmid, checked(changes))
+            config.remove(self.node, vm, delete)
+            config.apply(self.node, vm, changes, job=Job(caller=ROOT))
+        self.node.changed(vmid)
+        return f"update VM {vmid}: {' '.join(f'-{key} {changes[key]}' for key in changes)}\n"
+
+    def _zfs(self, words: list[str]) -> str:
+        if len(words) == 3 and words[:2] == ["set", "snapdev=visible"]:
+            self.node.storages.at("/dev/zvol/" + words[2])
+            return ""
+        raise Failed(1, "cannot open: dataset does not exist")
+
+    def _tee(self, words: list[str], text: str) -> str:
+        path = words[-1] if words else ""
+        match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", path)
+        if match is None:
+            raise Failed(1, f"tee: {path}: Permission denied")
+        (self.node.folder / "snippets" / match[1]).write_text(text)
+        return text
+
+    def _rm(self, words: list[str]) -> str:
+        match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", words[-1])
+        if match is not None:
+            (self.node.folder / "snippets" / match[1]).unlink(missing_ok=True)
+        return ""  # a socket that a killed qemu-nbd left is no file of ours
+
+    # -- qemu-nbd ------------------------------------------------------------------------------
+
+    def _exported(self, words: list[str]) -> str:
+        options = {
+            key: value
+            for key, _, value in (w.removeprefix("--").partition("=") for w in words[1:-1])
+        }
+        known = {"fork", "persistent", "read-only", "socket", "export-name", "description"}
+        known |= {"format", "load-snapshot", "shared", "discard", "detect-zeroes", "cache"}
+        if unknown := set(options) - known:
+            raise Failed(1, f"qemu-nbd: unrecognized option '--{min(unknown)}'")
+        if "fork" not in options:
+            raise Failed(1, "qemu-nbd: this simulator only forks")
+        path, socket = words[-1], options["socket"]
+        try:
+            volume, file = self.node.storages.at(path)
+            if name := options.get("load-snapshot"):
+                file = volume.file.with_name(f"{volume.file.name}@{name}")
+        except Fails as error:
+            raise Failed(1, f"qemu-nbd: Failed to blk_new_open '{path}': {error}") from error
+        if not file.exists():
+            raise Failed(1, f"qemu-nbd: Failed to load snapshot: Can't find snapshot on {path}")
+        if socket in self._exports:
+            raise Failed(1, f"qemu-nbd: Failed to bind socket: Address already in use: {socket}")
+        if "read-only" not in options:
+            self._exclusive(volume.vmid, file, path)
+        self._pid += 1
+        self._exports[socket] = Export(
+            pid=self._pid,
+            arguments=words,
+            socket=socket,
+            name=options.get("export-name", ""),
+            description=options.get("description", ""),
+            file=file,
+            readonly="read-only" in options,
+        )
+        return ""
+
+    def _exclusive(self, vmid: int | None, file: Any, path: str) -> None:
+        """QEMU's image locks: no second writer, and none beside a running VM."""
+        vm = self.node.vms.get(vmid or 0)
+        running = vm is not None and vm.running
+        if running or any(e.file == file and not e.readonly for e in self.exports()):
+            raise Failed(
+                1,
+                f"qemu-nbd: Failed to blk_new_open '{path}': Failed to get \"write\" lock"
+                " Is another process using the image?",
+            )
+
+    def _pgrep(self, words: list[str]) -> str:
+        if words[-1:] != ["qemu-nbd"]:
+            raise Failed(1, "")
+        lines = [f"{e.pid} {' '.join(e.arguments)}\n" for e in self.exports()]
+        if not lines:
+            raise Failed(1, "")
+        return "".join(lines)
+
+    async def _kill(self, words: list[str]) -> str:
+        pid = words[-1]
+        for export in self.exports():
+            if str(export.pid) == pid:
+                await self._killed(export)
+                return ""
+        raise Failed(1, f"bash: line 1: kill: ({pid}) - No such process")
+
+
+class _Door(asyncssh.SSHServer):
+    """One connection: root only, by key only, no forwarding but to our sockets."""
+
+    def __init__(self, server: SshServer) -> None:
+        self._server = server
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._server.connected(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # told by asyncssh
+        if self._connection is not None:
+            self._server.lost(self._connection)
+
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002  # the keys are root's alone
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return False
+
+    def unix_connection_requested(self, dest_path: str) -> Any:
+        return self._server.streamed(dest_path) or False
+
+
+def _changes(line: str) -> bool:
+    return not line.startswith(("pvesm path", "pgrep"))
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    """`--key value --key value` -> a mapping."""
+    if len(words) % 2 or not all(word.startswith("-") for word in words[::2]):
+        raise Failed(255, "400 unable to parse options")
+    return {key.lstrip("-"): value for key, value in zip(words[::2], words[1::2], strict=True)}
