@@ -6,8 +6,11 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from controlplane.store.artefacts import Artefacts
+from controlplane.store.audit import Audit
 from controlplane.store.credentials import Credentials
 from controlplane.store.events import Events
+from controlplane.store.identity import Identity
+from controlplane.store.keys import Keys
 from controlplane.store.operations import Operations
 from controlplane.store.outbox import Outbox
 from controlplane.store.placements import Leases, Placements
@@ -30,3 +33,6 @@ class Tx:
         self.artefacts = Artefacts(session, self.events)
         self.served = ServedImages(session)
         self.credentials = Credentials(session)
+        self.keys = Keys(session)
+        self.identity = Identity(session, clock)
+        self.audit = Audit(session, self.events)

@@ -34,6 +34,39 @@ def upgrade() -> None:
     op.create_index("ix_artefacts_operation", "artefacts", ["operation"], unique=False)
     op.create_index("ix_artefacts_site", "artefacts", ["site"], unique=False)
     op.create_table(
+        "audit_checkpoints",
+        sa.Column("number", _COUNTED, autoincrement=True, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("note", _TEXT, nullable=False),
+        sa.PrimaryKeyConstraint("number", name="pk_audit_checkpoints"),
+    )
+    op.create_index("ix_audit_checkpoints_size", "audit_checkpoints", ["size"], unique=False)
+    op.create_table(
+        "audit_entries",
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("actor", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("action", _TEXT, nullable=False),
+        sa.Column("subject", _TEXT, nullable=False),
+        sa.Column("outcome", _TEXT, nullable=False),
+        sa.Column("operation", _TEXT, nullable=False),
+        sa.Column("request", _TEXT, nullable=False),
+        sa.Column("detail", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("leaf", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence", name="pk_audit_entries"),
+    )
+    op.create_index(
+        "ix_audit_entries_tenant_sequence", "audit_entries", ["tenant", "sequence"], unique=False
+    )
+    op.create_table(
+        "audit_tree",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("peaks", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_audit_tree"),
+    )
+    op.create_table(
         "credentials",
         sa.Column("site", sa.Uuid(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
@@ -205,6 +238,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("operation", "name", name="pk_steps"),
     )
     op.create_table(
+        "tenants",
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_tenants"),
+    )
+    op.create_table(
+        "wrapped_keys",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("purpose", _TEXT, nullable=False),
+        sa.Column("owner", _TEXT, nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("wrapped", sa.LargeBinary(), nullable=False),
+        sa.Column("wrapped_by", _TEXT, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_wrapped_keys"),
+        sa.UniqueConstraint(
+            "purpose", "owner", "version", name="uq_wrapped_keys_purpose_owner_version"
+        ),
+    )
+    op.create_table(
         "resource_labels",
         sa.Column("resource", sa.Uuid(), nullable=False),
         sa.Column("key", _TEXT, nullable=False),
@@ -227,10 +280,40 @@ def upgrade() -> None:
         ["key", "value", "resource"],
         unique=False,
     )
+    op.create_table(
+        "users",
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("password", _TEXT, nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant"], ["tenants.name"], name="fk_users_tenant"),
+        sa.PrimaryKeyConstraint("name", name="pk_users"),
+    )
+    op.create_index("ix_users_tenant", "users", ["tenant"], unique=False)
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("user", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("digest", _TEXT, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("note", _TEXT, nullable=False),
+        sa.ForeignKeyConstraint(["user"], ["users.name"], name="fk_tokens_user"),
+        sa.PrimaryKeyConstraint("id", name="pk_tokens"),
+        sa.UniqueConstraint("digest", name="uq_tokens_digest"),
+    )
+    op.create_index("ix_tokens_user", "tokens", ["user"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_table("tokens")
+    op.drop_table("users")
     op.drop_table("resource_labels")
+    op.drop_table("wrapped_keys")
+    op.drop_table("tenants")
     op.drop_table("steps")
     op.drop_table("settings")
     op.drop_table("served")
@@ -243,4 +326,7 @@ def downgrade() -> None:
     op.drop_table("leases")
     op.drop_table("events")
     op.drop_table("credentials")
+    op.drop_table("audit_tree")
+    op.drop_table("audit_entries")
+    op.drop_table("audit_checkpoints")
     op.drop_table("artefacts")
