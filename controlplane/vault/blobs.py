@@ -44,6 +44,8 @@ class Blobs:
         for pack, wanted in self._by_pack(refs, out).items():
             for run in _runs(wanted):
                 self._run(pack, run, out)
+        if any(isinstance(got, Integrity) for got in out):
+            self._index.refresh(self._domain)
         return [
             self._elsewhere(ref, got) if isinstance(got, Integrity) else got or b""
             for ref, got in zip(refs, out, strict=True)
@@ -84,7 +86,13 @@ class Blobs:
             except Unsealable:
                 return None
 
-        opened = self._pool.map(open_one, run) if len(run) > 1 else map(open_one, run)
+        def open_some(some: list[_Fetch]) -> list[bytes | None]:
+            return [open_one(fetch) for fetch in some]
+
+        half = len(run) // 2
+        other = self._pool.submit(open_some, run[:half]) if half else None
+        rest = open_some(run[half:])
+        opened = [*other.result(), *rest] if other else rest
         for fetch, plain in zip(run, opened, strict=True):
             out[fetch.number] = plain
             if plain is None:

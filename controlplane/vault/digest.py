@@ -26,11 +26,12 @@ ZEROS = bytes(BATCH)
 
 def is_zero(data: bytes, offset: int, length: int) -> bool:
     """Whether those bytes (at most 4 MiB) are all zero, at the speed of memcmp."""
-    return data.startswith(ZEROS if length == BATCH else _zeros(length), offset)
+    return data.startswith(ZEROS if length == BATCH else zeros(length), offset)
 
 
 @lru_cache(maxsize=64)
-def _zeros(length: int) -> bytes:
+def zeros(length: int) -> bytes:
+    """That many zero bytes (at most 4 MiB), kept for the next who asks."""
     return ZEROS[:length]
 
 

@@ -98,7 +98,7 @@ class PackWriter:
             raise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pack:
     """An opened pack: its table, and the means to open blobs."""
 

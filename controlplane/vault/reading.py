@@ -7,6 +7,7 @@ from threading import Lock
 from controlplane.domain.disk import MIB, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid
 from controlplane.vault.blobs import Blobs
+from controlplane.vault.digest import zeros
 from controlplane.vault.manifest import Tree
 from controlplane.vault.nouns import FANOUT, DiskCopied
 
@@ -114,7 +115,7 @@ class PointReader:
                 leaf = n // FANOUT * self._layout.leaf
                 raise self._named(leaf, f"the manifest page there: {e}") from e
             if ref is None:
-                found[n] = bytes(self._layout.chunk_length(n))
+                found[n] = zeros(self._layout.chunk_length(n))
             else:
                 refs.append((n, ref))
         got = self._blobs.fetch([ref for _, ref in refs])

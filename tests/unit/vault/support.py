@@ -45,7 +45,7 @@ class Bytes:
             at += length
 
     def read(self, offset: int, length: int) -> bytes:
-        assert 0 <= offset
+        assert offset >= 0
         assert offset + length <= self.size
         self.reads.append((offset, length))
         return self.data[offset : offset + length]

@@ -1,5 +1,6 @@
 """What goes into the vault comes out, whatever the disk looks like."""
 
+import itertools
 import random
 from uuid import UUID
 
@@ -61,7 +62,7 @@ def test_any_disk_and_any_extents_round_trip(tmp_path_factory, data):
         disk[at : at + 3000] = rng.randbytes(min(3000, size - at))
     cuts = sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=4))})
     extents = []
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         zero = not any(disk[a:b]) and data.draw(st.booleans())
         kind = ExtentKind.ZERO if zero else ExtentKind.UNCHANGED if rng.random() < 0.3 else None
         extents.append((b - a, kind or ExtentKind.DATA))
@@ -75,9 +76,7 @@ def test_any_disk_and_any_extents_round_trip(tmp_path_factory, data):
         assert [e.offset for e in seen[1:]] == [e.offset + e.length for e in seen[:-1]]
         assert sum(e.length for e in seen) == size
         assert all(
-            not any(disk[e.offset : e.offset + e.length])
-            for e in seen
-            if e.kind is ExtentKind.ZERO
+            not any(disk[e.offset : e.offset + e.length]) for e in seen if e.kind is ExtentKind.ZERO
         )
         assert digest(reader, length=size) == copied.digest
         at = data.draw(st.integers(0, size - 1))
@@ -161,9 +160,7 @@ def test_a_grown_disk_takes_over_what_it_can(world, vault):
     old = some_disk(10, "R" * 3) + b"odd"
     base, _ = world.take(vault, old)
     new = old + bytes(70_000) + b"more"
-    source = Bytes(
-        new, [(len(old), ExtentKind.UNCHANGED), (len(new) - len(old), ExtentKind.DATA)]
-    )
+    source = Bytes(new, [(len(old), ExtentKind.UNCHANGED), (len(new) - len(old), ExtentKind.DATA)])
     point, _ = world.take(vault, source, base=base)
     assert read_all(vault, point) == new
 

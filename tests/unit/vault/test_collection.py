@@ -1,0 +1,104 @@
+"""Only what nothing may need is deleted, and never in a hurry."""
+
+from datetime import timedelta
+
+import pytest
+
+from controlplane.domain.errors import Conflict, NotFound
+from tests.unit.vault.support import CHUNK, commit, copy, new_point, read_all, some_disk
+
+HOUR = timedelta(hours=1)
+
+
+def test_a_forgotten_point_is_freed_after_the_holding_time(world, vault):
+    point, _ = world.take(vault, some_disk(1, "RR"))
+    assert vault.collect(holding=HOUR).condemned == 0
+    vault.forget(point)
+    vault.forget(point)
+    with pytest.raises(NotFound):
+        vault.open(point, 0)
+    assert vault.collect(holding=HOUR).condemned == 1
+    world.clock.pass_by(HOUR - timedelta(seconds=1))
+    assert vault.collect(holding=HOUR).deleted == 0
+    world.clock.pass_by(timedelta(seconds=1))
+    assert vault.collect(holding=HOUR).deleted == 1
+    assert world.files("packs") == world.files("points") == []
+    vault.tidy_index("acme/shop")
+    assert world.files("index") == []
+    assert len(world.files("heads")) == 1
+
+
+def test_what_a_later_point_needs_stays(world, vault):
+    data = some_disk(2, "RR")
+    first, _ = world.take(vault, data)
+    second, _ = world.take(vault, data)
+    vault.forget(first)
+    vault.collect(holding=timedelta(0))
+    vault.collect(holding=timedelta(0))
+    assert read_all(world.vault(), second) == data
+
+
+def test_condemned_packs_serve_no_dedup(world, vault):
+    data = some_disk(3, "RR")
+    point, _ = world.take(vault, data)
+    vault.forget(point)
+    vault.collect(holding=HOUR)
+    for process in (vault, world.vault()):
+        assert copy(process, data, point=new_point()).bytes_new == 2 * CHUNK
+
+
+def test_an_open_session_of_an_earlier_time_keeps_packs_and_cannot_commit_them(world, vault):
+    data = some_disk(4, "RR")
+    old, _ = world.take(vault, data)
+    point = new_point()
+    assert copy(vault, data, point=point).bytes_new == 0
+    vault.forget(old)
+    assert vault.collect(holding=timedelta(0)).condemned == 1
+    assert vault.collect(holding=timedelta(0)).deleted == 0
+    with pytest.raises(Conflict) as caught:
+        commit(vault, point)
+    assert caught.value.reason == "condemned"
+    assert copy(vault, data, point=point).bytes_new == 2 * CHUNK
+    commit(vault, point)
+    # The condemned pack, and the one with the page of the first try.
+    assert vault.collect(holding=timedelta(0)).deleted == 2
+    assert read_all(world.vault(), point) == data
+
+
+def test_a_session_begun_after_condemning_does_not_hold_it_up(world, vault):
+    old, _ = world.take(vault, some_disk(5, "R"))
+    vault.forget(old)
+    vault.collect(holding=HOUR)
+    copy(vault, some_disk(6, "R"), point=new_point())
+    world.clock.pass_by(HOUR)
+    assert vault.collect(holding=HOUR).deleted == 1
+
+
+def test_packs_of_an_open_copy_stay_until_it_is_abandoned(world, vault):
+    point = new_point()
+    copy(vault, some_disk(7, "RR"), point=point)
+    assert vault.collect(holding=timedelta(0)).condemned == 0
+    vault.abandon(point)
+    vault.collect(holding=timedelta(0))
+    assert world.files("packs") == []
+    with pytest.raises(Conflict) as caught:
+        commit(vault, point)
+    assert caught.value.reason in {"superseded", ""}
+
+
+def test_objects_on_no_record_are_reported_and_kept(world, vault):
+    world.objects.put("packs/ab/abcd", b"from another incarnation")
+    seen = vault.collect(holding=timedelta(0))
+    assert seen.unknown == ("packs/ab/abcd",)
+    assert world.objects.get("packs/ab/abcd")
+
+
+def test_a_pack_whose_delete_was_cut_short_is_deleted_again(world, vault):
+    point, _ = world.take(vault, some_disk(8, "R"))
+    vault.forget(point)
+    vault.collect(holding=HOUR)
+    for path in world.files("packs"):
+        path.unlink()
+    world.clock.pass_by(HOUR)
+    assert vault.collect(holding=HOUR).deleted == 1
+    assert world.records.known_packs() == frozenset()
