@@ -14,6 +14,8 @@ DRIVERS: dict[ProviderKind, str] = {
     ProviderKind.OPENSTACK: "drivers.openstack.driver:OpenStackDriver",
     ProviderKind.PROXMOX: "drivers.proxmox.driver:ProxmoxDriver",
 }
+# Where an option of the site chooses among classes, a function does.
+CHOOSERS: dict[ProviderKind, str] = {ProviderKind.FAKE: "drivers.fake.driver:open_fake"}
 
 
 def driver_class(kind: ProviderKind) -> type[Driver]:
@@ -22,9 +24,13 @@ def driver_class(kind: ProviderKind) -> type[Driver]:
         raise Unsupported(
             f"there is no driver for provider {kind} here: choose one of {', '.join(DRIVERS)}"
         )
-    module, _, name = DRIVERS[kind].partition(":")
+    return cast("type[Driver]", _load(kind, DRIVERS[kind]))
+
+
+def _load(kind: ProviderKind, place: str) -> object:
+    module, _, name = place.partition(":")
     try:
-        return cast("type[Driver]", getattr(import_module(module), name))
+        return getattr(import_module(module), name)
     except ImportError as e:
         raise Unsupported(
             f"the driver for {kind} is not installed: install fedctl[{kind}]", detail=str(e)
@@ -33,5 +39,6 @@ def driver_class(kind: ProviderKind) -> type[Driver]:
 
 def connect(access: SiteAccess) -> Driver:
     """An open driver for the site; close it when done."""
-    build = cast("Callable[[SiteAccess], Driver]", driver_class(access.provider))
-    return build(access)
+    kind = access.provider
+    chosen = _load(kind, CHOOSERS[kind]) if kind in CHOOSERS else driver_class(kind)
+    return cast("Callable[[SiteAccess], Driver]", chosen)(access)

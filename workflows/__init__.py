@@ -1,0 +1,1 @@
+"""Durable stories and the activities that they are made of."""

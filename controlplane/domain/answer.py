@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Generic[T]):
+class Seen(Generic[T_co]):
     """It exists, and this is what it looks like."""
 
-    it: T
+    it: T_co
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The only code of the stories that touches the world."""

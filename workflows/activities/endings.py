@@ -1,0 +1,145 @@
+"""How operations end: operation, resource, move, lease, served images and audit in one go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from temporalio import activity
+
+from controlplane.domain.artefact import ArtefactState
+from controlplane.domain.ids import InstanceId, ResourceId
+from controlplane.domain.operation import (
+    ENDED,
+    Operation,
+    OperationKind,
+    OperationState,
+    Problem,
+)
+from controlplane.domain.resource import State
+from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
+from workflows.activities.records import BEGINS, audit, move_of, operation_id
+from workflows.failures import translated
+
+_STAYS_ACTIVE = frozenset(
+    {
+        OperationKind.START,
+        OperationKind.STOP,
+        OperationKind.RESTART,
+        OperationKind.MOVE,
+        OperationKind.FINALIZE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a story ended; `result` is JSON that the operation shows."""
+
+    operation: str
+    state: OperationState
+    problem: Problem | None = None
+    result: dict[str, object] = field(default_factory=dict)
+
+
+class EndingActivities:
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    @activity.defn
+    def finish(self, outcome: Outcome) -> None:
+        """Write the end down: operation, resource, move, lease, served images, audit."""
+        now = self._clock()
+        with translated("finish"), self._store.begin() as tx:
+            op = tx.operations.get(operation_id(outcome.operation))
+            if op.state in ENDED or op.state is outcome.state:
+                return
+            if op.state is OperationState.QUEUED:
+                tx.operations.update(op.id, state=OperationState.RUNNING)
+            op = tx.operations.update(
+                op.id,
+                state=outcome.state,
+                problem=outcome.problem,
+                result={**op.result, **outcome.result},
+                ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
+            )
+            tx.served.revoke(op.id)
+            _settle(tx, op, outcome, now)
+            if outcome.state is not OperationState.NEEDS_ATTENTION:
+                tx.leases.release(InstanceId(op.subject), op.id)
+            problem = {"problem": outcome.problem.code} if outcome.problem else {}
+            audit(tx, op, outcome.state.value, now, **problem)
+
+
+def _settle(tx: Tx, op: Operation, outcome: Outcome, now: datetime) -> None:
+    """What the end of an operation means for its subject, and for the move that asked for it."""
+    succeeded = outcome.state is OperationState.SUCCEEDED
+    resource = tx.resources.find_id(op.subject)
+    move = move_of(op)
+    if resource is not None:
+        message = outcome.problem.message if outcome.problem else ""
+        if op.kind in {OperationKind.DELETE_INSTANCE, OperationKind.DELETE_IMAGE} and succeeded:
+            tx.resources.remove(op.subject, now)
+        elif op.kind in BEGINS or not succeeded:
+            keep = succeeded or op.kind in _STAYS_ACTIVE or op.kind is OperationKind.PLAN_MOVE
+            state = State.ACTIVE if keep else State.ERROR
+            if not succeeded and op.kind is OperationKind.PLAN_MOVE:
+                state = resource.state
+            reason = "" if succeeded else _reason(op, outcome)
+            tx.resources.set_state(
+                op.subject, state, now=now,
+                type="" if succeeded else op.kind.value, reason=reason, message=message,
+            )  # fmt: skip
+    if move is not None:
+        _settle_move(tx, op, outcome, move, now)
+
+
+def _settle_move(tx: Tx, op: Operation, outcome: Outcome, move: ResourceId, now: datetime) -> None:
+    retained = [
+        {
+            "kind": a.kind.value,
+            "site": a.site,
+            "sizeBytes": a.size,
+            "expiresAt": a.expires_at.isoformat() if a.expires_at else None,
+            "note": a.note,
+        }
+        for a in tx.artefacts.list(instance=InstanceId(op.subject))
+        if a.state is ArtefactState.RETAINED
+    ]
+    phase = {
+        OperationKind.PLAN_MOVE: "planned"
+        if outcome.state is OperationState.SUCCEEDED
+        else "blocked",
+        OperationKind.FINALIZE: "finalized",
+    }.get(op.kind, "done" if outcome.state is OperationState.SUCCEEDED else outcome.state.value)
+    changes: dict[str, object] = {"phase": phase, "retained": retained, "operation": op.name}
+    if op.kind is OperationKind.MOVE:
+        changes["proof"] = outcome.result.get("proof", [])
+        changes["downtimeSeconds"] = outcome.result.get("downtimeSeconds")
+    if outcome.problem is not None:
+        changes["problem"] = {
+            "code": outcome.problem.code,
+            "message": outcome.problem.message,
+            "detail": outcome.problem.detail,
+            "step": outcome.problem.step,
+        }
+    resource = tx.resources.by_id(move)
+    tx.resources.patch_status(resource.id, changes, now=now)
+    good = outcome.state in {OperationState.SUCCEEDED, OperationState.BLOCKED}
+    if resource.state is State.PENDING:
+        tx.resources.set_state(resource.id, State.CREATING, now=now)
+    tx.resources.set_state(
+        resource.id,
+        State.ACTIVE if good else State.ERROR,
+        now=now,
+        type="" if good else op.kind.value,
+        reason="" if good else _reason(op, outcome),
+        message=outcome.problem.message if outcome.problem else "",
+    )
+
+
+def _reason(op: Operation, outcome: Outcome) -> str:
+    """A condition's reason in SECA's grammar: `MoveRolledBack`."""
+    words = f"{op.kind}-{outcome.state}".split("-")
+    return "".join(word.capitalize() for word in words)

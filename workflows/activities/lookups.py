@@ -1,0 +1,124 @@
+"""What stories need to know of our own rows before they act."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from temporalio import activity
+
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.errors import Conflict
+from controlplane.domain.ids import ArtefactId, InstanceId, ResourceId, SiteName, derived
+from controlplane.domain.instance import Manner
+from controlplane.domain.operation import OperationKind
+from controlplane.keys.port import domain_owner
+from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
+from workflows.activities.records import IMAGES, operation_id
+from workflows.activities.sites import At
+from workflows.activities.steps import Work
+from workflows.failures import translated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where an instance is, and what its operation asks of it."""
+
+    site: SiteName
+    copy: ArtefactId
+    kind: OperationKind
+    manner: Manner
+
+    def at(self, work: Work, step: str) -> At:
+        return At(work=work, site=self.site, artefact=self.copy, step=step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belongings:
+    """Objects of an instance in the order in which they may go, and its recovery points."""
+
+    artefacts: tuple[Artefact, ...]
+    points: tuple[UUID, ...] = ()
+
+    def at(self, work: Work, artefact: Artefact) -> At:
+        step = f"remove {artefact.kind} at {artefact.site} {str(artefact.id)[:8]}"
+        return At(work=work, site=artefact.site, artefact=artefact.id, step=step)
+
+
+_GOING = (
+    ArtefactKind.EXPORT,
+    ArtefactKind.INSTANCE,
+    ArtefactKind.VOLUME,
+    ArtefactKind.SNAPSHOT,
+    ArtefactKind.IMAGE,
+    ArtefactKind.NIC,
+)
+
+
+class LookupActivities:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @activity.defn
+    def domain_of(self, operation: str) -> str:
+        """The dedup domain of the operation's workspace."""
+        with translated("domain"), self._store.read() as tx:
+            op = tx.operations.get(operation_id(operation))
+            return domain_owner(op.tenant or "", op.workspace or IMAGES)
+
+    @activity.defn
+    def image_domain_of(self, operation: str) -> str:
+        """The dedup domain of the images of the operation's tenant."""
+        with translated("domain"), self._store.read() as tx:
+            op = tx.operations.get(operation_id(operation))
+            return domain_owner(op.tenant or "", IMAGES)
+
+    @activity.defn
+    def subject_of(self, operation: str) -> str:
+        with translated("subject"), self._store.read() as tx:
+            return str(tx.operations.get(operation_id(operation)).subject)
+
+    @activity.defn
+    def home(self, work: Work) -> Home:
+        """Where the instance is; Conflict when it was never provisioned."""
+        with translated("home"), self._store.read() as tx:
+            op = tx.operations.get(work.operation)
+            placement = tx.placements.get(work.instance)
+            if placement.copy is None:
+                raise Conflict(f"{op.subject_name} was never provisioned: create it anew")
+            return Home(
+                site=placement.site,
+                copy=placement.copy,
+                kind=op.kind,
+                manner=Manner(str(op.order.get("manner", Manner.GRACEFUL))),
+            )
+
+    @activity.defn
+    def belongings(self, operation: str) -> Belongings:
+        """Everything of the instance at every site, and its recovery points."""
+        with translated("belongings"), self._store.read() as tx:
+            op = tx.operations.get(operation_id(operation))
+            return _belongings(tx, InstanceId(op.subject), frozenset(ArtefactState))
+
+    @activity.defn
+    def retained(self, operation: str) -> Belongings:
+        """What earlier moves retained, and the recovery points they copied."""
+        with translated("retained"), self._store.read() as tx:
+            op = tx.operations.get(operation_id(operation))
+            return _belongings(tx, InstanceId(op.subject), frozenset({ArtefactState.RETAINED}))
+
+
+def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) -> Belongings:
+    found = [
+        a
+        for a in tx.artefacts.list(instance=instance)
+        if a.state in states and a.state is not ArtefactState.RELEASED
+    ]
+    moves = [
+        op
+        for op in tx.operations.list(subject=ResourceId(instance), limit=1000)
+        if op.kind is OperationKind.MOVE
+    ]
+    return Belongings(
+        artefacts=tuple(sorted(found, key=lambda a: _GOING.index(a.kind))),
+        points=tuple(derived(op.id, "point") for op in moves),
+    )

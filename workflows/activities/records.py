@@ -1,0 +1,275 @@
+"""Steps on our own rows: beginnings, leases, the switch, endings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from temporalio import activity
+
+from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.audit import AuditEntry
+from controlplane.domain.errors import Conflict
+from controlplane.domain.ids import (
+    ArtefactId,
+    InstanceId,
+    OperationId,
+    ResourceId,
+)
+from controlplane.domain.instance import Power
+from controlplane.domain.operation import (
+    Operation,
+    OperationKind,
+    OperationState,
+)
+from controlplane.domain.plan import MovePlan
+from controlplane.domain.resource import State
+from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
+from workflows.activities.steps import Steps, Work
+from workflows.failures import translated
+
+CANCELLED = "cancelled"
+IMAGES = "@images"
+
+BEGINS: Mapping[OperationKind, State] = {
+    OperationKind.VERIFY_SITE: State.UPDATING,
+    OperationKind.IMPORT_IMAGE: State.CREATING,
+    OperationKind.PROVISION: State.CREATING,
+    OperationKind.START: State.UPDATING,
+    OperationKind.STOP: State.UPDATING,
+    OperationKind.RESTART: State.UPDATING,
+    OperationKind.MOVE: State.UPDATING,
+    OperationKind.FINALIZE: State.UPDATING,
+}
+_OF_A_MOVE = frozenset({OperationKind.PLAN_MOVE, OperationKind.MOVE, OperationKind.FINALIZE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    operation: str
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retain:
+    """An artefact that stays where it is and is written down."""
+
+    work: Work
+    artefact: ArtefactId
+    kind: ArtefactKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """The one transaction that makes `copy` at the plan's target the home."""
+
+    work: Work
+    plan: MovePlan
+    copy: ArtefactId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A provisioned instance: `copy` is its home from now on."""
+
+    work: Work
+    copy: ArtefactId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerSeen:
+    work: Work
+    power: Power
+
+
+def operation_id(text: str) -> OperationId:
+    return OperationId(UUID(text))
+
+
+class RecordActivities:
+    def __init__(self, store: Store, steps: Steps, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._steps = steps
+        self._clock = clock
+
+    @activity.defn
+    def begin(self, operation: str) -> None:
+        """Running from now on; a second beginning changes nothing."""
+        now = self._clock()
+        with translated("begin"), self._store.begin() as tx:
+            op = tx.operations.get(operation_id(operation))
+            if op.state is not OperationState.QUEUED:
+                return
+            if op.cancel_requested:
+                raise Conflict("cancelled before it began", reason=CANCELLED)
+            tx.operations.update(op.id, state=OperationState.RUNNING, started_at=now)
+            state = BEGINS.get(op.kind)
+            if state is not None:
+                _enter(tx, op, state, now)
+            move = move_of(op)
+            if move is not None:
+                tx.resources.patch_status(move, {"operation": op.name, "phase": "begun"}, now=now)
+            audit(tx, op, "began", now)
+
+    @activity.defn
+    def take_lease(self, operation: str) -> Work:
+        """The right to change the instance's home or power; Busy names who holds it."""
+        op_id = operation_id(operation)
+        with self._steps.step(op_id, "lease"), self._store.begin() as tx:
+            op = tx.operations.get(op_id)
+            instance = InstanceId(op.subject)
+            lease = tx.leases.take(instance, op_id, self._clock())
+            return Work(operation=op_id, instance=instance, epoch=lease.epoch)
+
+    @activity.defn
+    def release_lease(self, operation: str) -> None:
+        with translated("undo: lease"), self._store.begin() as tx:
+            op = tx.operations.get(operation_id(operation))
+            tx.leases.release(InstanceId(op.subject), op.id)
+
+    @activity.defn
+    def phase(self, order: Phase) -> None:
+        with translated("phase"), self._store.begin() as tx:
+            op = tx.operations.update(operation_id(order.operation), phase=order.phase)
+            move = move_of(op)
+            if move is not None:
+                tx.resources.patch_status(move, {"phase": order.phase}, now=self._clock())
+
+    @activity.defn
+    def retain(self, order: Retain) -> None:
+        """Written down as retained: nothing copied is destroyed by unwinding."""
+        now = self._clock()
+        with translated("retain"), self._store.begin() as tx:
+            artefact = tx.artefacts.find(order.artefact)
+            if artefact is None or artefact.state is ArtefactState.RELEASED:
+                return
+            tx.artefacts.set_state(
+                order.artefact, ArtefactState.RETAINED, note="kept when its operation unwound"
+            )
+            op = tx.operations.get(order.work.operation)
+            audit(tx, op, "retained", now, artefact=str(order.artefact), kind=order.kind)
+
+    @activity.defn
+    def placed(self, order: Placed) -> None:
+        """The end of provisioning: the instance has a home."""
+        now = self._clock()
+        work = order.work
+        with self._steps.step(work.operation, "record home"), self._store.begin() as tx:
+            tx.placements.set_copy(work.instance, work.operation, work.epoch, order.copy, now)
+            for artefact in tx.artefacts.list(operation=work.operation):
+                if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
+                    tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
+
+    @activity.defn
+    def unplaced(self, work: Work) -> None:
+        """The instance has no home any more."""
+        with translated("record no home"), self._store.begin() as tx:
+            tx.leases.check(work.instance, work.operation, work.epoch)
+            for artefact in tx.artefacts.list(operation=work.operation):
+                if artefact.state is ArtefactState.ATTACHED:
+                    tx.artefacts.set_state(artefact.id, ArtefactState.RETAINED)
+            op = tx.operations.get(work.operation)
+            if op.kind is OperationKind.DELETE_INSTANCE:
+                tx.leases.release(work.instance, work.operation)
+                tx.placements.delete(work.instance)
+
+    @activity.defn
+    def power_seen(self, order: PowerSeen) -> None:
+        now = self._clock()
+        with translated("record power"), self._store.begin() as tx:
+            tx.leases.check(order.work.instance, order.work.operation, order.work.epoch)
+            _show_power(tx, order.work.instance, order.power, now)
+
+    @activity.defn
+    def switch_home(self, order: Switch) -> None:
+        """Home, epoch and phase change together, or not at all. Doing it twice does it once."""
+        now = self._clock()
+        work, plan = order.work, order.plan
+        with self._steps.step(work.operation, "switch"), self._store.begin() as tx:
+            op = tx.operations.get(work.operation)
+            placement = tx.placements.get(work.instance)
+            if placement.copy == order.copy:
+                return
+            if op.cancel_requested:
+                raise Conflict("cancelled before the switch", reason=CANCELLED)
+            tx.placements.switch(
+                work.instance,
+                operation=work.operation,
+                epoch=work.epoch,
+                site=plan.target.site,
+                copy=order.copy,
+                now=now,
+            )
+            instance = tx.resources.by_id(op.subject)
+            tx.resources.set_spec(op.subject, {**instance.spec, "zone": plan.target.site}, now=now)
+            for artefact in tx.artefacts.list(instance=work.instance):
+                if artefact.operation == work.operation and artefact.site == plan.target.site:
+                    if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
+                        tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
+                elif artefact.state is ArtefactState.ATTACHED:
+                    tx.artefacts.set_state(
+                        artefact.id,
+                        ArtefactState.RETAINED,
+                        note="the old home, stopped and fenced",
+                        expires_at=now + plan.retain,
+                    )
+            tx.operations.update(work.operation, phase="switched")
+            move = move_of(op)
+            if move is not None:
+                tx.resources.patch_status(move, {"phase": "switched"}, now=now)
+            audit(
+                tx,
+                op,
+                "switched",
+                now,
+                site=plan.target.site,
+                epoch=str(work.epoch),
+                plan=op.plan_digest,
+            )
+
+
+def _enter(tx: Tx, op: Operation, state: State, now: datetime) -> None:
+    resource = tx.resources.find_id(op.subject)
+    if resource is None or resource.state is state or resource.state is State.DELETING:
+        return
+    if resource.state is State.PENDING and state is State.UPDATING:
+        state = State.CREATING
+    tx.resources.set_state(op.subject, state, now=now)
+
+
+def move_of(op: Operation) -> ResourceId | None:
+    if op.kind not in _OF_A_MOVE:
+        return None
+    text = op.order.get("move")
+    if not isinstance(text, str):
+        return None
+    return ResourceId(UUID(text))
+
+
+def _show_power(tx: Tx, instance: InstanceId, power: Power, now: datetime) -> None:
+    resource = tx.resources.find_id(ResourceId(instance))
+    if resource is not None and resource.status.get("powerState") != power.value:
+        tx.resources.patch_status(
+            resource.id,
+            {"powerState": power.value, "powerStateSince": now.isoformat()},
+            now=now,
+        )
+
+
+def audit(tx: Tx, op: Operation, outcome: str, now: datetime, **detail: str) -> None:
+    tx.audit.append(
+        AuditEntry(
+            sequence=0,
+            at=now,
+            actor=op.actor,
+            tenant=op.tenant or "",
+            action=f"operation.{op.kind}",
+            subject=op.subject_name,
+            outcome=outcome,
+            operation=str(op.id),
+            request=op.request,
+            detail=detail,
+        ),
+        now,
+    )

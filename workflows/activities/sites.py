@@ -1,0 +1,479 @@
+"""Steps at a site: each opens a driver, makes one contract call, and records what it made."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from temporalio import activity
+
+from controlplane.domain.answer import Absent, Answer, Seen, Unknown
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.disk import (
+    DiskSource,
+    ExportSeen,
+    ExportStage,
+    ImageSource,
+    ImageState,
+    VolumeSeen,
+    VolumeSpec,
+    VolumeState,
+)
+from controlplane.domain.errors import Conflict, Integrity, NotFound, Unavailable, Unsupported
+from controlplane.domain.fence import FenceLevel, FenceProof
+from controlplane.domain.ids import ArtefactId, SiteName
+from controlplane.domain.instance import InstanceSeen, InstanceSpec, InstanceState, Manner, Power
+from controlplane.store.engine import Store
+from drivers.contract import (
+    DiskExport,
+    Driver,
+    Fencing,
+    ImagePull,
+    ImagePush,
+    Instances,
+    Snapshots,
+    Volumes,
+    require,
+)
+from workflows.activities.steps import Meter, Steps, Work
+from workflows.failures import NotYet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """One of our objects at one site, and the name under which the step is shown."""
+
+    work: Work
+    site: SiteName
+    artefact: ArtefactId
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageImage:
+    at: At
+    name: str
+    source: ImageSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeVolume:
+    at: At
+    spec: VolumeSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeInstance:
+    at: At
+    spec: InstanceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPower:
+    """`patience` bounds the wait for a graceful stop; then power is cut."""
+
+    at: At
+    power: Power
+    manner: Manner = Manner.GRACEFUL
+    patience: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    at: At
+    level: FenceLevel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """An export `at` (its own artefact) of a disk that belongs to `source`."""
+
+    at: At
+    source: DiskSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """`pattern` must occur in the guest's boot proof before `within` has passed."""
+
+    at: At
+    pattern: str
+    within: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """An object that is to go from its site."""
+
+    at: At
+    kind: ArtefactKind
+
+
+class SiteActivities:
+    """`connect` opens a driver for a site's name; `clock` answers aware UTC times."""
+
+    def __init__(
+        self,
+        store: Store,
+        steps: Steps,
+        connect: Callable[[SiteName], Driver],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._steps = steps
+        self._connect = connect
+        self._clock = clock
+
+    @contextmanager
+    def _calling(self, site: SiteName, meter: Meter) -> Iterator[Driver]:
+        with meter.calling(), closing(self._connect(site)) as driver:
+            yield driver
+
+    def _intend(self, at: At, kind: ArtefactKind, *, size: int = 0) -> Artefact:
+        with self._store.begin() as tx:
+            return tx.artefacts.intend(
+                Artefact(
+                    id=at.artefact,
+                    kind=kind,
+                    site=at.site,
+                    instance=at.work.instance,
+                    operation=at.work.operation,
+                    epoch=at.work.epoch,
+                    state=ArtefactState.INTENDED,
+                    size=size,
+                    created_at=self._clock(),
+                )
+            )
+
+    def _became(self, at: At, state: ArtefactState, *, ref: str | None = None) -> None:
+        with self._store.begin() as tx:
+            tx.artefacts.set_state(at.artefact, state, ref=ref)
+
+    # Images
+
+    @activity.defn
+    def pull_image(self, order: StageImage) -> str:
+        """Ask the site to fetch an image."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            self._intend(at, ArtefactKind.IMAGE, size=order.source.length)
+            with self._calling(at.site, meter) as driver:
+                ref = require(driver, ImagePull).pull_image(
+                    at.work.tag(at.artefact), order.name, order.source
+                )
+            self._became(at, ArtefactState.COPYING, ref=ref)
+            return ref
+
+    @activity.defn
+    def wait_image(self, at: At) -> str:
+        """The staged image's ref, once the site has all of it."""
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                answer = images(driver).find_image(at.work.tag(at.artefact))
+            image = known(answer, f"image {at.step} at {at.site}")
+            if image.state is ImageState.FAILED:
+                raise Unsupported(
+                    f"{at.site} could not take in the image ({image.why}): nothing was made from"
+                    " it; ask again or choose another site",
+                    detail=image.why,
+                )
+            if image.state is ImageState.WORKING:
+                raise NotYet(f"{at.site} is taking in the image")
+            self._became(at, ArtefactState.COPIED, ref=image.ref)
+            return image.ref
+
+    # Volumes
+
+    @activity.defn
+    def create_volume(self, order: MakeVolume) -> str:
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            self._intend(at, ArtefactKind.VOLUME, size=order.spec.size)
+            with self._calling(at.site, meter) as driver:
+                ref = require(driver, Volumes).create_volume(at.work.tag(at.artefact), order.spec)
+            self._became(at, ArtefactState.COPYING, ref=ref)
+            return ref
+
+    @activity.defn
+    def wait_volume(self, at: At) -> VolumeSeen:
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                answer = require(driver, Volumes).find_volume(at.work.tag(at.artefact))
+            volume = known(answer, f"volume {at.step} at {at.site}")
+            if volume.state is VolumeState.FAILED:
+                raise Unsupported(
+                    f"{at.site} could not make the volume ({volume.why}): look there, then ask"
+                    " again",
+                    detail=volume.why,
+                )
+            if volume.state is VolumeState.WORKING:
+                raise NotYet(f"{at.site} is filling the volume")
+            self._became(at, ArtefactState.COPIED, ref=volume.ref)
+            return volume
+
+    # Instances
+
+    @activity.defn
+    def create_instance(self, order: MakeInstance) -> str:
+        """Create under an anchor that was written down first."""
+        at = order.at
+        tag = at.work.tag(at.artefact)
+        with self._steps.step(at.work.operation, at.step) as meter:
+            intent = self._intend(at, ArtefactKind.INSTANCE)
+            with self._calling(at.site, meter) as driver:
+                instances = require(driver, Instances)
+                anchor = intent.anchor or instances.reserve(tag)
+                if anchor is not None and intent.anchor is None:
+                    self._anchor(at, anchor)
+                try:
+                    ref = instances.create(tag, replace(order.spec, anchor=anchor))
+                except Conflict as taken:
+                    if taken.reason != "anchor-taken":
+                        raise
+                    self._anchor(at, instances.reserve(tag))
+                    raise Unavailable(
+                        f"{at.site} gave the reserved id away: asking with another"
+                    ) from taken
+            self._became(at, ArtefactState.ALLOCATED, ref=ref)
+            return ref
+
+    def _anchor(self, at: At, anchor: str | None) -> None:
+        with self._store.begin() as tx:
+            tx.artefacts.set_state(at.artefact, ArtefactState.INTENDED, anchor=anchor)
+
+    def _anchor_of(self, at: At) -> str | None:
+        with self._store.read() as tx:
+            artefact = tx.artefacts.find(at.artefact)
+        return artefact.anchor if artefact else None
+
+    def _look(self, driver: Driver, at: At) -> Answer[InstanceSeen]:
+        return require(driver, Instances).find(at.work.tag(at.artefact), self._anchor_of(at))
+
+    @activity.defn
+    def wait_instance(self, at: At) -> InstanceSeen:
+        """The instance, once it is there and settled."""
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                answer = self._look(driver, at)
+            seen = known(answer, f"instance at {at.site}")
+            if seen.state is InstanceState.FAILED:
+                raise Unsupported(
+                    f"{at.site} could not make the instance ({seen.why}): look there, then ask"
+                    " again or choose another site",
+                    detail=seen.why,
+                )
+            if seen.state is InstanceState.WORKING or seen.power is None:
+                raise NotYet(f"{at.site} is making the instance")
+            self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
+            return seen
+
+    @activity.defn
+    def set_power(self, order: SetPower) -> None:
+        """Ask for power; an instance that is gone is off."""
+        at = order.at
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            answer = self._look(driver, at)
+            if isinstance(answer, Absent) and order.power is Power.OFF:
+                return
+            if known(answer, f"instance at {at.site}").power is not order.power:
+                require(driver, Instances).set_power(
+                    at.work.tag(at.artefact), order.power, order.manner
+                )
+
+    @activity.defn
+    def wait_power(self, order: SetPower) -> None:
+        """Return once the site shows the power asked for; a deaf guest is cut after `patience`."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                answer = self._look(driver, at)
+                if isinstance(answer, Absent) and order.power is Power.OFF:
+                    return
+                seen = known(answer, f"instance at {at.site}")
+                if seen.power is order.power and seen.state is not InstanceState.WORKING:
+                    return
+                waited = self._clock() - activity.info().scheduled_time
+                if order.power is Power.OFF and waited > order.patience:
+                    meter.message = "the guest did not stop by itself; power was cut"
+                    require(driver, Instances).set_power(
+                        at.work.tag(at.artefact), Power.OFF, Manner.HARD
+                    )
+            raise NotYet(f"{at.site} is powering the instance {order.power}")
+
+    @activity.defn
+    def isolate_nics(self, at: At) -> None:
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Instances).isolate_nics(at.work.tag(at.artefact))
+
+    @activity.defn
+    def connect_nics(self, at: At) -> None:
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Instances).connect_nics(at.work.tag(at.artefact))
+
+    @activity.defn
+    def probe_boot(self, order: Probe) -> str:
+        """The boot proof of the guest, once it contains the pattern."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                proof = require(driver, Instances).probe_boot(at.work.tag(at.artefact))
+            if proof and order.pattern in proof:
+                meter.message = proof.strip().splitlines()[-1][:200] if proof.strip() else ""
+                return meter.message
+            if self._clock() - activity.info().scheduled_time > order.within:
+                wanted = f"{order.pattern!r}" if order.pattern else "a sign of life"
+                raise Integrity(
+                    f"the isolated target at {at.site} did not show {wanted} within"
+                    f" {order.within.total_seconds():.0f} s",
+                    detail=proof[-400:],
+                    reason="acceptance",
+                )
+            raise NotYet("the guest has not shown that it booted")
+
+    # Fencing
+
+    @activity.defn
+    def fence(self, order: Fence) -> FenceProof:
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                proof = require(driver, Fencing).fence(at.work.tag(at.artefact))
+            self._judge(order, proof)
+            meter.message = f"{proof.level}, seen by {proof.observer}"
+            return proof
+
+    @activity.defn
+    def verify_fence(self, order: Fence) -> FenceProof:
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                proof = require(driver, Fencing).verify_fence(at.work.tag(at.artefact))
+            self._judge(order, proof)
+            return proof
+
+    @staticmethod
+    def _judge(order: Fence, proof: FenceProof) -> None:
+        if not proof.level.at_least(order.level):
+            raise Conflict(
+                f"the fence at {order.at.site} is {proof.level}, the plan asks for {order.level}:"
+                " give the account the rights named in the provider's card, then plan again",
+                reason="fence-too-weak",
+            )
+
+    @activity.defn
+    def unfence(self, at: At) -> None:
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Fencing).unfence(at.work.tag(at.artefact))
+
+    # Exports
+
+    @activity.defn
+    def prepare_export(self, order: Export) -> ExportSeen:
+        """The export, once it can be read."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            if activity.info().attempt == 1:
+                self._intend(at, ArtefactKind.EXPORT)
+            with self._calling(at.site, meter) as driver:
+                seen = require(driver, DiskExport).prepare_export(
+                    at.work.tag(at.artefact), order.source
+                )
+            if seen.stage is ExportStage.FAILED:
+                raise Unsupported(
+                    f"{at.site} could not make the disk readable ({seen.note}): ask again",
+                    detail=seen.note,
+                )
+            if seen.stage is ExportStage.WORKING:
+                raise NotYet(f"{at.site} is making the disk readable: {seen.note}")
+            self._became(at, ArtefactState.ALLOCATED)
+            return seen
+
+    @activity.defn
+    def release_export(self, at: At) -> None:
+        """Gone when this returns."""
+        with self._steps.step(at.work.operation, at.step) as meter:
+            tag = at.work.tag(at.artefact)
+            with self._store.read() as tx:
+                known_here = tx.artefacts.find(at.artefact)
+            if known_here is None:
+                return
+            with self._calling(at.site, meter) as driver:
+                export = require(driver, DiskExport)
+                export.release_export(tag)
+                gone = export.find_export(tag)
+            if not isinstance(gone, Absent):
+                raise NotYet(f"{at.site} is removing the export")
+            self._became(at, ArtefactState.RELEASED)
+
+    # Removal
+
+    @activity.defn
+    def remove(self, order: Remove) -> None:
+        """Make one object go; gone when this returns."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._store.read() as tx:
+                known_here = tx.artefacts.find(at.artefact)
+            if known_here is None or known_here.state is ArtefactState.RELEASED:
+                return
+            with self._calling(at.site, meter) as driver:
+                gone = self._delete(driver, order, at)
+            if isinstance(gone, Unknown):
+                raise Unavailable(f"{at.site} cannot tell whether it is gone: {gone.why}")
+            if not isinstance(gone, Absent):
+                raise NotYet(f"{at.site} is deleting the {order.kind}")
+            self._became(at, ArtefactState.RELEASED)
+
+    def _delete(self, driver: Driver, order: Remove, at: At) -> Answer[object]:
+        tag = at.work.tag(at.artefact)
+        answer: Answer[object]
+        match order.kind:
+            case ArtefactKind.INSTANCE:
+                answer = self._look(driver, at)
+                if not isinstance(answer, Absent):
+                    require(driver, Instances).delete(tag)
+                    answer = self._look(driver, at)
+            case ArtefactKind.VOLUME:
+                require(driver, Volumes).delete_volume(tag)
+                answer = require(driver, Volumes).find_volume(tag)
+            case ArtefactKind.IMAGE:
+                images(driver).delete_image(tag)
+                answer = images(driver).find_image(tag)
+            case ArtefactKind.SNAPSHOT:
+                require(driver, Snapshots).delete_snapshot(tag)
+                answer = require(driver, Snapshots).find_snapshot(tag)
+            case ArtefactKind.EXPORT:
+                require(driver, DiskExport).release_export(tag)
+                answer = require(driver, DiskExport).find_export(tag)
+            case ArtefactKind.NIC:
+                answer = Absent()
+        return answer
+
+
+def images(driver: Driver) -> ImagePull | ImagePush:
+    """The facet that finds and deletes staged images, however they came in."""
+    return driver if isinstance(driver, ImagePull) else require(driver, ImagePush)
+
+
+def known(answer: Answer[T], what: str) -> T:
+    """What was seen; NotFound for absence, Unavailable for ignorance."""
+    if isinstance(answer, Seen):
+        return answer.it
+    if isinstance(answer, Absent):
+        raise NotFound(f"{what} is not there any more: look at the site, then ask again")
+    raise Unavailable(f"{what} cannot be seen now ({answer.why}): ask again")

@@ -1,0 +1,109 @@
+"""Each step is written down when it begins and when it ends, with where its time went."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+
+from temporalio import activity
+
+from controlplane.domain.errors import FedctlError
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
+from controlplane.domain.operation import StepState
+from controlplane.domain.owner import OwnerTag
+from controlplane.store.engine import Store
+from workflows.failures import NotYet, translated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """On whose behalf a step acts: an operation on an instance at the epoch of its lease."""
+
+    operation: OperationId
+    instance: InstanceId
+    epoch: int
+
+    def tag(self, artefact: ArtefactId) -> OwnerTag:
+        return OwnerTag(
+            artefact=artefact,
+            instance=self.instance,
+            operation=self.operation,
+            epoch=self.epoch,
+        )
+
+
+@dataclass(slots=True)
+class Meter:
+    """Seconds of a step spent in provider calls (waiting for one included) and in copying."""
+
+    provider: float = 0.0
+    copy: float = 0.0
+    message: str = ""
+    _now: Callable[[], float] = field(default=monotonic)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        began = self._now()
+        try:
+            yield
+        finally:
+            self.provider += self._now() - began
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        began = self._now()
+        try:
+            yield
+        finally:
+            self.copy += self._now() - began
+
+
+class Steps:
+    """Records steps of operations; `clock` answers aware UTC times."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    @contextmanager
+    def step(self, operation: OperationId, name: str, *, copying: bool = False) -> Iterator[Meter]:
+        """Run one step's body; errors leave as what Temporal understands.
+
+        Earlier attempts and the waits between them count as the provider's time (or as copying,
+        where the step copies): they happen because it was not ready or did not answer.
+        """
+        with translated(name):
+            info = activity.info()
+            meter = Meter()
+            if info.attempt > 1:
+                waited = (self._clock() - info.scheduled_time).total_seconds()
+                meter = Meter(copy=waited) if copying else Meter(provider=waited)
+            else:
+                self._begin(operation, name)
+            try:
+                yield meter
+            except NotYet:
+                raise
+            except FedctlError as error:
+                self._end(operation, name, StepState.FAILED, meter, str(error))
+                raise
+            self._end(operation, name, StepState.OK, meter, meter.message)
+
+    def _begin(self, operation: OperationId, name: str) -> None:
+        with self._store.begin() as tx:
+            tx.operations.begin_step(operation, name, self._clock())
+
+    def _end(
+        self, operation: OperationId, name: str, state: StepState, meter: Meter, message: str
+    ) -> None:
+        with self._store.begin() as tx:
+            tx.operations.end_step(
+                operation,
+                name,
+                state,
+                self._clock(),
+                provider_seconds=meter.provider,
+                copy_seconds=meter.copy,
+                message=message,
+            )

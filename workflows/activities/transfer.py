@@ -1,0 +1,425 @@
+"""Steps that move bytes: into the vault, out to a site, and back again for the proof."""
+
+import contextvars
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+from temporalio import activity
+from temporalio.exceptions import CancelledError
+
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
+from controlplane.domain.errors import Integrity, NotFound
+from controlplane.domain.ids import InstanceId, OperationId, PointId, SiteName, TenantName
+from controlplane.domain.operation import Progress
+from controlplane.domain.placement import Served
+from controlplane.keys.port import domain_owner
+from controlplane.store.engine import Store
+from controlplane.vault.digest import digest
+from controlplane.vault.nouns import CopyProgress, CopyStopped
+from controlplane.vault.vault import Vault
+from drivers.contract import DiskExport, Driver, ImagePush, require
+from drivers.disks.image import ImageFile, fingerprint, image_file, read_image
+from workflows.activities.records import IMAGES, operation_id
+from workflows.activities.sites import At, StageImage
+from workflows.activities.steps import Steps, Work
+from workflows.failures import translated
+
+_PIECE = 4 * MIB
+_BEAT = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyDisk:
+    """Copy what the export `at` shows into disk number `disk` of `point`."""
+
+    at: At
+    point: UUID
+    disk: int
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What a copy did: sizes in bytes, the digest of the disk's whole length."""
+
+    disk: int
+    size: int
+    digest: str
+    bytes_read: int
+    bytes_new: int
+    bytes_stored: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitPoint:
+    work: Work
+    point: UUID
+    domain: str
+    step: str
+    copied: tuple[Copied, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Offer a disk of a point at the image gateway, in `format`, while the operation runs."""
+
+    work: Work
+    step: str
+    point: UUID
+    disk: int
+    domain: str
+    format: DiskFormat
+    bootable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    stage: StageImage
+    publish: Publish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prove:
+    """Digest what the export `at` shows over `size` bytes and compare with `expected`."""
+
+    at: At
+    disk: int
+    size: int
+    expected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    disk: int
+    expected: str
+    found: str
+    bytes_read: int
+
+
+class TransferActivities:
+    """`uploads` is the folder of files on their way to become images."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        steps: Steps,
+        connect: Callable[[SiteName], Driver],
+        clock: Callable[[], datetime],
+        vault: Vault,
+        uploads: Path,
+        gateway_url: str,
+    ) -> None:
+        self._store = store
+        self._steps = steps
+        self._connect = connect
+        self._clock = clock
+        self._vault = vault
+        self._uploads = uploads
+        self._gateway_url = gateway_url.rstrip("/")
+
+    # Into the vault
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def copy_disk(self, order: CopyDisk) -> Copied:
+        """Source to vault; goes on after the last sealed pack."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step, copying=True) as meter:
+            with meter.copying(), self._export(at) as reader:
+                copied = self._into_vault(
+                    reader,
+                    operation=at.work.operation,
+                    what=at.step,
+                    point=order.point,
+                    disk=order.disk,
+                    domain=order.domain,
+                )
+            meter.message = f"{copied.bytes_read} bytes read, {copied.bytes_stored} stored"
+            return copied
+
+    def _into_vault(
+        self,
+        reader: BlockReader,
+        *,
+        operation: OperationId,
+        what: str,
+        point: UUID,
+        disk: int,
+        domain: str,
+    ) -> Copied:
+        attempt = activity.info().attempt
+        with _stopping():
+            done = self._vault.copy(
+                reader,
+                point=PointId(point),
+                disk=disk,
+                domain=domain,
+                subject=what,
+                attempt=attempt,
+                progress=lambda seen: self._progress(operation, what, seen),
+                cancelled=activity.is_cancelled,
+            )
+        return Copied(
+            disk=disk,
+            size=done.size,
+            digest=done.digest,
+            bytes_read=done.bytes_read,
+            bytes_new=done.bytes_new,
+            bytes_stored=done.bytes_stored,
+            attempt=attempt,
+        )
+
+    def _progress(self, operation: OperationId, what: str, seen: CopyProgress) -> None:
+        activity.heartbeat()
+        self._note(operation, what, seen.done, seen.total, seen.fresh)
+
+    def _note(self, operation: OperationId, what: str, done: int, total: int, sent: int) -> None:
+        with self._store.begin() as tx:
+            tx.operations.set_progress(
+                Progress(
+                    operation=operation,
+                    what=what,
+                    done=done,
+                    total=total,
+                    sent=sent,
+                    at=self._clock(),
+                )
+            )
+
+    @contextmanager
+    def _export(self, at: At) -> Iterator[BlockReader]:
+        with closing(self._connect(at.site)) as driver:
+            reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
+            with closing(reader):
+                yield reader
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def commit_point(self, order: CommitPoint) -> None:
+        """The copied disks become one recovery point under a signed head."""
+        with self._steps.step(order.work.operation, order.step, copying=True) as meter:
+            with self._store.read() as tx:
+                op = tx.operations.get(order.work.operation)
+            with meter.copying(), _stopping(), _beating() as told:
+                self._vault.commit(
+                    PointId(order.point),
+                    disks=tuple(c.disk for c in order.copied),
+                    domain=order.domain,
+                    tenant=TenantName(op.tenant or ""),
+                    instance=order.work.instance,
+                    mark=None,
+                    attempt=max(c.attempt for c in order.copied),
+                    cancelled=told,
+                )
+
+    # Out to a site
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def publish(self, order: Publish) -> ImageSource:
+        """A URL of the image gateway, with the length and digests of what it serves."""
+        with self._steps.step(order.work.operation, order.step, copying=True) as meter:
+            token = secrets.token_urlsafe(32)
+            with meter.copying(), closing(self._image(order)) as image:
+                print_ = fingerprint(image, _beat)
+                size = image.size
+            with self._store.begin() as tx:
+                tx.served.add(
+                    Served(
+                        token_sha256=sha256(token.encode()).hexdigest(),
+                        operation=order.work.operation,
+                        point=str(order.point),
+                        disk=order.disk,
+                        format=order.format,
+                        length=print_.length,
+                        size=size,
+                        sha256=print_.sha256,
+                        sha512=print_.sha512,
+                        domain=order.domain,
+                    )
+                )
+            return ImageSource(
+                url=f"{self._gateway_url}/images/{token}.{order.format}",
+                format=order.format,
+                length=print_.length,
+                size=size,
+                sha256=print_.sha256,
+                sha512=print_.sha512,
+                bootable=order.bootable,
+            )
+
+    def _image(self, order: Publish) -> ImageFile:
+        return image_file(self._vault.open(PointId(order.point), order.disk), order.format)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def push_image(self, order: Push) -> str:
+        """Send the image where the site does not fetch."""
+        stage = order.stage
+        at = stage.at
+        with self._steps.step(at.work.operation, f"{at.step} send", copying=True) as meter:
+            with self._store.begin() as tx:
+                tx.artefacts.intend(
+                    Artefact(
+                        id=at.artefact,
+                        kind=ArtefactKind.IMAGE,
+                        site=at.site,
+                        instance=at.work.instance,
+                        operation=at.work.operation,
+                        epoch=at.work.epoch,
+                        state=ArtefactState.INTENDED,
+                        size=stage.source.length,
+                        created_at=self._clock(),
+                    )
+                )
+            with (
+                meter.copying(),
+                closing(self._connect(at.site)) as driver,
+                closing(self._image(order.publish)) as image,
+                _stopping(),
+            ):
+                ref = require(driver, ImagePush).push_image(
+                    at.work.tag(at.artefact),
+                    stage.name,
+                    stage.source,
+                    self._pieces(image, at),
+                )
+            with self._store.begin() as tx:
+                tx.artefacts.set_state(at.artefact, ArtefactState.COPYING, ref=ref)
+            return ref
+
+    def _pieces(self, image: ImageFile, at: At) -> Iterator[bytes]:
+        for offset in range(0, image.length, _PIECE):
+            _beat()
+            yield image.read(offset, min(_PIECE, image.length - offset))
+            sent = min(offset + _PIECE, image.length)
+            self._note(at.work.operation, f"{at.step} send", sent, image.length, sent)
+
+    # Back again
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def prove(self, order: Prove) -> Proof:
+        """Equal digests, or Integrity: the target holds what the source held."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step, copying=True) as meter:
+            with meter.copying(), self._export(at) as reader, _stopping():
+                found = digest(
+                    reader,
+                    length=order.size,
+                    progress=lambda seen: self._progress(at.work.operation, at.step, seen),
+                    cancelled=activity.is_cancelled,
+                )
+            if found != order.expected:
+                raise Integrity(
+                    f"disk {order.disk} at {at.site} is not what was read at the source"
+                    f" (digest {found[:16]} instead of {order.expected[:16]}): the move stops here",
+                    reason="digest",
+                )
+            return Proof(
+                disk=order.disk, expected=order.expected, found=found, bytes_read=order.size
+            )
+
+    # Images of users
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def import_image(self, operation: str) -> Copied:
+        """An uploaded file becomes a recovery point that instances can begin from."""
+        op_id = operation_id(operation)
+        with self._steps.step(op_id, "import", copying=True) as meter:
+            with self._store.read() as tx:
+                op = tx.operations.get(op_id)
+            path = self._upload(str(op.order["file"]))
+            domain = domain_owner(op.tenant or "", IMAGES)
+            point = UUID(str(op.subject))
+            with meter.copying():
+                with read_image(path, str(op.order.get("format") or "")) as reader:
+                    copied = self._into_vault(
+                        reader,
+                        operation=op_id,
+                        what="import",
+                        point=point,
+                        disk=0,
+                        domain=domain,
+                    )
+                with _stopping(), _beating() as told:
+                    self._vault.commit(
+                        PointId(point),
+                        disks=(0,),
+                        domain=domain,
+                        tenant=TenantName(op.tenant or ""),
+                        instance=InstanceId(point),
+                        mark=None,
+                        attempt=copied.attempt,
+                        cancelled=told,
+                    )
+            now = self._clock()
+            with self._store.begin() as tx:
+                tx.resources.patch_status(
+                    op.subject, {"sizeMB": max(1, -(-copied.size // MIB))}, now=now
+                )
+            return copied
+
+    def _upload(self, name: str) -> Path:
+        path = self._uploads / Path(name).name
+        if not path.is_file():
+            raise NotFound(
+                f"the uploaded file of this image is gone: upload it again ({path.name})"
+            )
+        return path
+
+    @activity.defn
+    def discard_upload(self, operation: str) -> None:
+        """The uploaded file has served its purpose, or is no image."""
+        with translated("discard upload"):
+            with self._store.read() as tx:
+                op = tx.operations.get(operation_id(operation))
+            (self._uploads / Path(str(op.order["file"])).name).unlink(missing_ok=True)
+
+    @activity.defn
+    def forget_point(self, point: str) -> None:
+        """The vault need not keep it any more; unknown is fine."""
+        with translated("forget point"):
+            self._vault.abandon(PointId(UUID(point)))
+            self._vault.forget(PointId(UUID(point)))
+
+
+def _beat() -> None:
+    activity.heartbeat()
+    if activity.is_cancelled():
+        raise CancelledError("told to stop")
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """A copy that was told to stop ends as a cancelled activity."""
+    try:
+        yield
+    except CopyStopped as stopped:
+        raise CancelledError("the copy was told to stop") from stopped
+
+
+@contextmanager
+def _beating() -> Iterator[Callable[[], bool]]:
+    """Heartbeats from a thread of its own; answers whether the activity was told to stop."""
+    over = threading.Event()
+    told = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT):
+            activity.heartbeat()
+            if activity.is_cancelled():
+                told.set()
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True)
+    thread.start()
+    try:
+        yield told.is_set
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,59 @@
+"""How stories ask for activities: which options each kind of step gets."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from temporalio import workflow
+
+from workflows.options import ASK, CALL, CLEAN, COPY, FORWARD, RECORD, UNDO, WAIT
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationOrder:
+    """All that a story is started with; the rest is read from the operation's row."""
+
+    operation: str
+
+
+def record(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Write or read our own rows."""
+    return workflow.execute_activity_method(method, order, **RECORD)
+
+
+def call(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """One provider call."""
+    return workflow.execute_activity_method(method, order, **CALL)
+
+
+def ask(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """A provider call that a person waits for."""
+    return workflow.execute_activity_method(method, order, **ASK)
+
+
+def wait(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Look again and again until the provider is done."""
+    return workflow.execute_activity_method(method, order, **WAIT)
+
+
+def undo(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Take an effect back, patiently."""
+    return workflow.execute_activity_method(method, order, **UNDO)
+
+
+def clean(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Tidy up within minutes, or leave it for later."""
+    return workflow.execute_activity_method(method, order, **CLEAN)
+
+
+def forward(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """What must happen, however long it takes."""
+    return workflow.execute_activity_method(method, order, **FORWARD)
+
+
+def copy(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Move bytes: heartbeats, stops when told to, resumes."""
+    return workflow.execute_activity_method(method, order, **COPY)

@@ -1,0 +1,99 @@
+"""How long each kind of step may take, and how often it is tried."""
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+QUEUE = "control"
+
+
+class Options(TypedDict):
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
+
+
+class LongOptions(Options):
+    heartbeat_timeout: timedelta
+    cancellation_type: ActivityCancellationType
+
+
+# Our own database: short, tried until it is back.
+RECORD: Options = {
+    "start_to_close_timeout": timedelta(seconds=30),
+    "schedule_to_close_timeout": timedelta(hours=1),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(seconds=10)
+    ),
+}
+
+# The switch and what follows it: an unknown answer is read back, without limit.
+FORWARD: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(days=30),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)
+    ),
+}
+
+# One call to a provider; longer than the call's own timeout, so that none outlives its step.
+CALL: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(minutes=10),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200),
+        maximum_interval=timedelta(seconds=10),
+        maximum_attempts=8,
+    ),
+}
+
+# A look that is repeated until the provider is done.
+WAIT: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(hours=2),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=100),
+        backoff_coefficient=1.25,
+        maximum_interval=timedelta(seconds=5),
+    ),
+}
+
+# The first contact with a site: a person waits for the answer.
+ASK: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(minutes=3),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=300), maximum_attempts=3),
+}
+
+# Undoing: patient, but in the end a person must look.
+UNDO: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(hours=2),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)
+    ),
+}
+
+# Tidying up after success: what does not go soon is written down and goes later.
+CLEAN: Options = {
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(minutes=5),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(seconds=5)
+    ),
+}
+
+# Copying: heartbeats, stops when told to, goes on where its predecessor sealed.
+COPY: LongOptions = {
+    "start_to_close_timeout": timedelta(days=7),
+    "schedule_to_close_timeout": timedelta(days=7),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200),
+        maximum_interval=timedelta(seconds=10),
+        maximum_attempts=20,
+    ),
+}

@@ -1,0 +1,79 @@
+"""Undo what was begun, newest first, when a story fails or is cancelled."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+
+from workflows.failures import problem_of, stops_without_unwinding
+
+T = TypeVar("T")
+Undo = Callable[[], Awaitable[object]]
+
+
+class Saga:
+    """Remembers undos and runs them when its block ends in failure, cancel or deadline.
+
+    `undone` tells whether everything was undone; `left` names why not. Unwinding stops at the first
+    undo that fails: a source must not start while it is unknown whether its target was stopped.
+    """
+
+    def __init__(self) -> None:
+        self._undos: list[Undo] = []
+        self.left: str = ""
+        self.unwound = False
+        self.superseded = False
+        self.switched = False
+
+    @property
+    def began(self) -> bool:
+        return bool(self._undos)
+
+    def switch(self) -> None:
+        """From here the story only goes forward: nothing is undone any more."""
+        self.switched = True
+        self._undos.clear()
+
+    async def step(self, do: Awaitable[T], *, undo: Undo) -> T:
+        """Run `do`; remember `undo` first, because a step that failed may have happened.
+
+        A cancelled story lets the step in flight settle before anything is undone.
+        """
+        self._undos.append(undo)
+        return await settled(do)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc is None or not isinstance(exc, asyncio.CancelledError | FailureError | TimeoutError):
+            return
+        if stops_without_unwinding(exc):
+            self.superseded = True
+            return
+        await settled(self._unwind())
+
+    async def _unwind(self) -> None:
+        self.unwound = not self.switched
+        for undo in reversed(self._undos):
+            try:
+                await undo()
+            except (ActivityError, ApplicationError) as failure:
+                self.left = problem_of(failure).message
+                workflow.logger.warning("an undo failed; a person must look")
+                return
+
+
+async def settled(do: Awaitable[T]) -> T:
+    """Await `do` to its end even when cancelled meanwhile; then the cancel is raised."""
+    task = asyncio.ensure_future(do)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await workflow.wait([task])
+        raise

@@ -1,0 +1,235 @@
+"""Makes an instance at a site from recovery points: images in, volumes, instance, proof."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+from controlplane.domain.artefact import ArtefactKind
+from controlplane.domain.disk import DiskSource, ImageSource, VolumeSpec
+from controlplane.domain.ids import derived
+from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, Manner, Power
+from controlplane.domain.network import NicSpec
+from controlplane.domain.plan import Delivery, DiskPlan, TargetPlan
+from controlplane.domain.site import CreateOrder
+from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.sites import (
+    At,
+    Export,
+    MakeInstance,
+    MakeVolume,
+    Remove,
+    SetPower,
+    SiteActivities,
+    StageImage,
+)
+from workflows.activities.steps import Work
+from workflows.activities.transfer import Proof, Prove, Publish, Push, TransferActivities
+from workflows.calls import call, clean, copy, record, undo, wait
+from workflows.failures import reason_of
+from workflows.saga import Saga
+
+Taken = Callable[[ArtefactKind, At], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskBytes:
+    """Which recovery point holds a disk's bytes, and the digest they must have at the target."""
+
+    point: UUID
+    disk: int
+    domain: str
+    digest: str | None = None
+
+
+class Target:
+    """One instance in the making at one site.
+
+    `take_back` is the undo of everything made here: a move retains, provisioning removes.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        plan: TargetPlan,
+        sources: tuple[DiskBytes | None, ...],
+        take_back: Taken,
+        *,
+        isolated: bool,
+    ) -> None:
+        self.work = work
+        self.plan = plan
+        self.proofs: list[Proof] = []
+        self._sources = sources
+        self._take_back = take_back
+        self._isolated = isolated
+
+    def at(self, step: str, *path: object) -> At:
+        return At(
+            work=self.work,
+            site=self.plan.site,
+            artefact=derived(self.work.operation, *path),
+            step=step,
+        )
+
+    @property
+    def instance(self) -> At:
+        return self.at("instance", "instance")
+
+    async def make(self, saga: Saga) -> InstanceSeen:
+        """Everything up to a powered-off instance whose disks are proven."""
+        images = [await self._stage(saga, disk) for disk in self.plan.disks]
+        places: list[DiskPlace] = []
+        for disk, image in zip(self.plan.disks, images, strict=True):
+            if self.plan.create_order is CreateOrder.DISKS_FIRST:
+                volume = await self._volume(saga, disk, image)
+                places.append(DiskPlace(size=disk.target_size, volume=volume, bus=disk.bus))
+                await self._prove(saga, disk, DiskSource(volume=volume))
+            else:
+                places.append(
+                    DiskPlace(
+                        size=disk.target_size, image=image, storage=disk.storage, bus=disk.bus
+                    )
+                )
+        seen = await self._instance(saga, tuple(places))
+        if self.plan.create_order is CreateOrder.INSTANCE_FIRST:
+            for disk, made in zip(self.plan.disks, seen.disks, strict=True):
+                await self._prove(saga, disk, DiskSource(volume=made.volume, instance=seen.ref))
+        return seen
+
+    async def power(self, power: Power, manner: Manner, step: str) -> None:
+        order = SetPower(at=self.at(step, "instance"), power=power, manner=manner)
+        await call(SiteActivities.set_power, order)
+        await wait(SiteActivities.wait_power, order)
+
+    async def power_off(self) -> None:
+        """The undo of powering on: cut, and seen to be off."""
+        order = SetPower(
+            at=self.at("undo: target off", "instance"), power=Power.OFF, manner=Manner.HARD
+        )
+        await undo(SiteActivities.set_power, order)
+        await undo(SiteActivities.wait_power, order)
+
+    async def remove_images(self) -> None:
+        """What was staged is scaffolding: it goes once its volumes stand, or is written down."""
+        for disk in self.plan.disks:
+            at = self.at(f"remove image {disk.index}", "image", disk.index)
+            try:
+                await clean(SiteActivities.remove, Remove(at=at, kind=ArtefactKind.IMAGE))
+            except ActivityError:
+                await record(
+                    RecordActivities.retain,
+                    Retain(work=self.work, artefact=at.artefact, kind=ArtefactKind.IMAGE),
+                )
+
+    async def _stage(self, saga: Saga, disk: DiskPlan) -> str | None:
+        source = self._sources[disk.index]
+        if source is None:
+            return None
+        at = self.at(f"image {disk.index}", "image", disk.index)
+        publish = Publish(
+            work=self.work,
+            step=f"publish {disk.index}",
+            point=source.point,
+            disk=source.disk,
+            domain=source.domain,
+            format=disk.format,
+            bootable=disk.index == 0,
+        )
+        served: ImageSource = await copy(TransferActivities.publish, publish)
+        order = StageImage(at=at, name=f"{self.plan.name}-{disk.index}", source=served)
+        push = Push(stage=order, publish=publish)
+        take_back = lambda: self._take_back(ArtefactKind.IMAGE, at)  # noqa: E731  # an undo beside its do
+        if disk.delivery is Delivery.PULL:
+            try:
+                await saga.step(call(SiteActivities.pull_image, order), undo=take_back)
+            except ActivityError as refused:
+                if reason_of(refused) != "pull-refused":
+                    raise
+                workflow.logger.info("the site will not fetch from us: sending instead")
+                await saga.step(copy(TransferActivities.push_image, push), undo=take_back)
+        else:
+            await saga.step(copy(TransferActivities.push_image, push), undo=take_back)
+        return await wait(
+            SiteActivities.wait_image, self.at(f"image {disk.index} in", "image", disk.index)
+        )
+
+    async def _volume(self, saga: Saga, disk: DiskPlan, image: str | None) -> str:
+        at = self.at(f"volume {disk.index}", "volume", disk.index)
+        spec = VolumeSpec(
+            name=f"{self.plan.name}-{disk.index}",
+            size=disk.target_size,
+            image=image,
+            storage=disk.storage,
+            bus=disk.bus,
+            bootable=disk.index == 0,
+        )
+        await saga.step(
+            call(SiteActivities.create_volume, MakeVolume(at=at, spec=spec)),
+            undo=lambda: self._take_back(ArtefactKind.VOLUME, at),
+        )
+        seen = await wait(
+            SiteActivities.wait_volume,
+            self.at(f"volume {disk.index} ready", "volume", disk.index),
+        )
+        return seen.ref
+
+    async def _instance(self, saga: Saga, places: tuple[DiskPlace, ...]) -> InstanceSeen:
+        spec = InstanceSpec(
+            name=self.plan.name,
+            size=self.plan.size,
+            disks=places,
+            nics=tuple(
+                NicSpec(
+                    network=nic.network,
+                    mac=nic.mac,
+                    address=nic.address,
+                    isolated=self._isolated,
+                )
+                for nic in self.plan.nics
+            ),
+            sku=self.plan.sku,
+            firmware=self.plan.firmware,
+            ssh_keys=self.plan.ssh_keys,
+            user_data=self.plan.user_data,
+        )
+        await saga.step(
+            call(SiteActivities.create_instance, MakeInstance(at=self.instance, spec=spec)),
+            undo=lambda: self._take_back(ArtefactKind.INSTANCE, self.instance),
+        )
+        return await wait(SiteActivities.wait_instance, self.at("instance ready", "instance"))
+
+    async def _prove(self, saga: Saga, disk: DiskPlan, made: DiskSource) -> None:
+        source = self._sources[disk.index]
+        if source is None or source.digest is None:
+            return
+        export = self.at(f"read back {disk.index}", "target-export", disk.index)
+        release = self.at(f"release read-back {disk.index}", "target-export", disk.index)
+        await saga.step(
+            wait(SiteActivities.prepare_export, Export(at=export, source=made)),
+            undo=lambda: undo(SiteActivities.release_export, release),
+        )
+        self.proofs.append(
+            await copy(
+                TransferActivities.prove,
+                Prove(
+                    at=self.at(f"proof {disk.index}", "target-export", disk.index),
+                    disk=disk.index,
+                    size=disk.size,
+                    expected=source.digest,
+                ),
+            )
+        )
+        await wait(SiteActivities.release_export, release)
+
+
+async def removed(kind: ArtefactKind, at: At) -> None:
+    """The undo of provisioning: what was made goes; the image stays in the vault."""
+    gone = At(work=at.work, site=at.site, artefact=at.artefact, step=f"undo: {at.step}")
+    if kind is ArtefactKind.INSTANCE:
+        off = SetPower(at=gone, power=Power.OFF, manner=Manner.HARD)
+        await undo(SiteActivities.set_power, off)
+        await undo(SiteActivities.wait_power, off)
+    await undo(SiteActivities.remove, Remove(at=gone, kind=kind))
