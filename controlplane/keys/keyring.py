@@ -72,6 +72,16 @@ class Keyring:
         """The key with that id, of whatever version; `NotFound` if there is no such row."""
         return self._known(key).key
 
+    def held_current(self, purpose: Purpose, owner: str) -> OpenKey | None:
+        """What `current` would give without asking anybody; for callers that must not wait."""
+        with self._lock:
+            return self._alive(self._current.get((purpose, owner)))
+
+    def held(self, key: KeyId) -> OpenKey | None:
+        """What `by_id` would give without asking anybody."""
+        with self._lock:
+            return self._alive(self._by_id.get(key))
+
     def rotate(self, purpose: Purpose, owner: str) -> OpenKey:
         """A new version seals from now on; everything older still opens.
 
@@ -168,6 +178,9 @@ class Keyring:
         with self._lock:
             self._by_id[key.name.id] = cached
         return cached
+
+    def _alive(self, cached: _Cached | None) -> OpenKey | None:
+        return cached.key if cached is not None and cached.until > self._monotonic() else None
 
     def _later(self) -> float:
         return self._monotonic() + self._ttl
