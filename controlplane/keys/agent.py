@@ -16,7 +16,7 @@ import socketserver
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -200,7 +200,7 @@ def _passphrase(path: Path) -> str:
         raise Denied(f"the passphrase file {path} cannot be read: {e.strerror}") from e
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fedctl-key-agent", description="hold the root key")
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on")
     parser.add_argument("--root", type=Path, required=True, help="sealed root key")
@@ -208,11 +208,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--create", action="store_true", help="make the sealed root key if there is none"
     )
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def main() -> int:
-    given = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 2 and one line of text when that cannot begin."""
+    given = _arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the root key
     try:

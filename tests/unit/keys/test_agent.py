@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from controlplane.domain.errors import Conflict, Denied, Integrity, Invalid, Unavailable
 from controlplane.keys import sealed_file, wire
-from controlplane.keys.agent import Agent, AgentServer
+from controlplane.keys.agent import Agent, AgentServer, main
 from controlplane.keys.client import AgentClient
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
@@ -273,6 +273,18 @@ def test_the_process_without_a_passphrase_waits_sealed(folder):
         assert until_answered(client, running).sealed
         assert not client.unseal(PASSPHRASE).sealed
     client.close()
+
+
+@pytest.mark.parametrize("passphrase", ["missing", "folder", "wrong"])
+def test_what_hinders_the_start_is_told_in_one_line(folder, root_file, passphrase, caplog):
+    (folder / "folder").mkdir()
+    (folder / "wrong").write_text("wrong horse battery")
+    given = ["--socket", str(folder / "a.sock"), "--root", str(root_file)]
+    assert main([*given, "--passphrase-file", str(folder / passphrase)]) == 2
+    [told] = [r.getMessage() for r in caplog.records if r.name == "fedctl.key-agent"]
+    assert str(folder) in told
+    assert "wrong horse" not in told
+    assert not (folder / "a.sock").exists()
 
 
 def test_the_process_with_a_wrong_passphrase_ends_with_the_reason(folder):
