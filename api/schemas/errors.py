@@ -64,13 +64,16 @@ SECA_STATUS: Final[dict[type[FedctlError], int]] = PROVIDER_STATUS | {Exhausted:
 
 PRECONDITION: Final = "precondition"
 MALFORMED: Final = "malformed"
-UNAUTHENTICATED: Final = "unauthenticated"
+# Nobody came in: the door's own words, and those that tokens are refused with.
+UNAUTHENTICATED: Final = frozenset(
+    {"unauthenticated", "token-unknown", "token-expired", "token-revoked"}
+)
 
 # What `reason` says, where it decides more exactly than the class.
 REASON_STATUS: Final[dict[str, int]] = {
     PRECONDITION: 412,
     MALFORMED: 400,
-    UNAUTHENTICATED: 401,
+    **dict.fromkeys(UNAUTHENTICATED, 401),
 }
 
 _ERROR_SPACE = "http://secapi.cloud/errors"

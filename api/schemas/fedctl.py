@@ -237,3 +237,20 @@ class TokenOut(Shown):
     created_at: datetime
     expires_at: datetime | None = None
     token: str | None = None
+
+
+class TokenList(Shown):
+    items: list[TokenOut]
+
+
+class Me(Shown):
+    """Who the token belongs to, and which control plane answered."""
+
+    subject: str
+    tenant: str
+    region: str
+    version: str
+
+
+class UserIn(Wire):
+    password: Annotated[str, Field(min_length=1, max_length=1024)]

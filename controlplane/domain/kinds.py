@@ -34,7 +34,7 @@ class KindFacts:
     """One kind under one scope. `area` is the provider without its version: `seca.compute`.
 
     `regional` kinds name a region in their metadata. `lasting` is false for what has neither times
-    nor a version (SKUs); `stateful` is false for what has no status.
+    nor a version (SKUs, signed heads); `stateful` is false for what has no status.
     """
 
     kind: Kind
@@ -190,6 +190,7 @@ KINDS: tuple[KindFacts, ...] = (
         scope=Scope.GLOBAL,
         verbs=READ,
         regional=False,
+        lasting=False,
         stateful=False,
     ),
     KindFacts(

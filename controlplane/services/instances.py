@@ -44,7 +44,9 @@ class Instances(Stored):
             attached = {"resource": facts(Kind.INSTANCE).resource(key.name)}
             for volume in volumes:
                 tx.resources.patch_status(volume.id, {"attachedTo": attached}, now=now)
-            again = resource.state is State.ERROR and tx.placements.find(_iid(resource)) is None
+            placement = tx.placements.find(InstanceId(resource.id))
+            homeless = placement is None or placement.copy is None
+            again = resource.state is State.ERROR and homeless
             operation = None
             if granted.created or (again and tx.operations.open_for(resource.id) is None):
                 operation = start(tx, caller, OperationKind.PROVISION, resource, now=now)
@@ -90,10 +92,6 @@ class Instances(Stored):
             note(tx, caller, action, key, now)
             order = {} if action == "start" else {"manner": manner}
             return start(tx, caller, _ACTIONS[action], instance, now=now, order=order)
-
-
-def _iid(resource: Resource) -> InstanceId:
-    return InstanceId(resource.id)
 
 
 def instance_sku(key: ResourceKey, spec: Json) -> Resource:

@@ -15,7 +15,7 @@ from controlplane.services.selecting import selects
 from controlplane.services.stored import ReadOnly
 from controlplane.services.wish import Caller, Page
 
-_OFFERED_SINCE = datetime(2026, 11, 1, tzinfo=UTC)
+OFFERED_SINCE = datetime(2026, 11, 1, tzinfo=UTC)
 _SIZES = (
     ("2xs", 1, 1),
     ("xs", 1, 2),
@@ -45,8 +45,8 @@ def _sku(kind: Kind, name: str, spec: Json, labels: dict[str, str]) -> Resource:
         conditions=(),
         version=1,
         status_version=1,
-        created_at=_OFFERED_SINCE,
-        modified_at=_OFFERED_SINCE,
+        created_at=OFFERED_SINCE,
+        modified_at=OFFERED_SINCE,
         labels={"provider": "seca", **labels},
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controlplane.domain.identity import Actor
 from controlplane.domain.ids import TenantName, WorkspaceName
 from controlplane.domain.operation import Operation
 from controlplane.domain.resource import Json, Resource
@@ -18,6 +19,10 @@ class Caller:
     subject: str
     tenant: TenantName
     request: str
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(subject=self.subject, tenant=self.tenant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

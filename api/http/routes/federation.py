@@ -1,0 +1,79 @@
+"""Beside the kinds: credentials of sites, the sweep, and the audit log as a whole."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+
+from api.http.documents import answers, body
+from api.http.door import RawBody, admitted, parsed
+from api.http.routes.kinds import collection_path, operation_headers
+from api.schemas.fedctl import CredentialsIn
+from controlplane.domain.kinds import Verb, facts
+from controlplane.domain.resource import Kind
+from controlplane.services import Services
+
+BASE = "/providers/fedctl.federation/v1"
+
+
+class FederationEndpoints:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def credentials(self, request: Request, name: str, raw: RawBody) -> Response:
+        site = facts(Kind.SITE)
+        caller = admitted(self._services, request, site, Verb.PUT, name=name)
+        given = parsed(request, raw, CredentialsIn)
+        self._services.sites.put_credentials(caller, site.key(name, None, None), given.secrets)
+        return Response(status_code=204)
+
+    def sweep(self, request: Request) -> Response:
+        site = facts(Kind.SITE)
+        caller = admitted(self._services, request, site, Verb.POST, action="sweep")
+        operation = self._services.sites.sweep_all(caller)
+        return Response(status_code=202, headers=operation_headers(operation))
+
+    def audit_log(self, request: Request) -> Response:
+        admitted(self._services, request, facts(Kind.AUDIT_CHECKPOINT), Verb.LIST)
+        return StreamingResponse(self._services.trail.export(), media_type="application/x-ndjson")
+
+    def audit_key(self, request: Request) -> Response:
+        admitted(self._services, request, facts(Kind.AUDIT_CHECKPOINT), Verb.LIST)
+        return PlainTextResponse(self._services.trail.key() + "\n")
+
+
+def router(services: Services) -> APIRouter:
+    endpoints = FederationEndpoints(services)
+    routes = APIRouter(tags=["fedctl.federation/v1"])
+    routes.add_api_route(
+        f"{collection_path(facts(Kind.SITE))}/{{name}}/credentials",
+        endpoints.credentials,
+        methods=["PUT"],
+        operation_id="put-site-credentials",
+        response_class=Response,
+        openapi_extra={
+            "requestBody": body(CredentialsIn.__name__),
+            "responses": answers("204", "Sealed; nobody reads them back."),
+        },
+        status_code=204,
+    )
+    routes.add_api_route(
+        f"{BASE}/sweep",
+        endpoints.sweep,
+        methods=["POST"],
+        operation_id="sweep",
+        response_class=Response,
+        openapi_extra={"responses": answers("202", "Fedctl-Operation names the work.")},
+        status_code=202,
+    )
+    for path, endpoint, text in (
+        ("audit-log", endpoints.audit_log, "The whole log, one JSON object a line."),
+        ("audit-key", endpoints.audit_key, "The key that verifies the log, as one line."),
+    ):
+        routes.add_api_route(
+            f"{BASE}/{path}",
+            endpoint,
+            methods=["GET"],
+            operation_id=f"get-{path}",
+            response_class=Response,
+            openapi_extra={"responses": answers("200", text)},
+        )
+    return routes
