@@ -36,6 +36,8 @@ class FakeBase(Quota, Networks):
         with site.lock:
             if self._closed:
                 raise Unavailable(f"the connection to {site.name} is closed: open another")
+            if site.refusing is not None:
+                raise site.refusing
             if site.down:
                 raise Unavailable(f"site {site.name} does not answer: ask again later")
             if site.token is not None and self._access.secrets.get("token") != site.token:

@@ -125,7 +125,8 @@ class FakeSite:
     """One site's state, shared by every connection to it; take `lock` to look or change.
 
     `settle` is how many `find` calls show an object as working after each effect on it. A site
-    that is `down` answers no call while its guests run on; `guests_boot` false lets them hang.
+    that is `down` answers no call while its guests run on; `guests_boot` false lets them hang;
+    `refusing` is what every call raises.
     """
 
     name: str
@@ -139,6 +140,7 @@ class FakeSite:
     fetch: Fetch = fetch_url
     guests_boot: bool = True
     down: bool = False
+    refusing: FedctlError | None = None
     lock: RLock = field(default_factory=RLock, repr=False)
     instances: dict[ArtefactId, FakeInstance] = field(default_factory=dict)
     volumes: dict[ArtefactId, FakeVolume] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def qcow2(raw: bytes) -> bytes:
     first = 4 + tables  # header, refcount table, refcount block, level 1, then the level-2 tables
     body, entries = [], []
     for cluster in clusters:
-        if any(cluster):
+        if cluster != bytes(CLUSTER):
             entries.append((first + len(body)) * CLUSTER | 1 << 63)
             body.append(cluster)
         else:

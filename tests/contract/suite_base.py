@@ -63,7 +63,10 @@ class Ground:
 
     @pytest.fixture
     def guest(self) -> bytes:
-        """Raw bytes of a small disk; override it where console or agent need a guest that boots."""
+        """Raw bytes of a small disk.
+
+        Override it where console, agent or a graceful stop need a guest that boots.
+        """
         return pattern()
 
     @pytest.fixture
@@ -71,6 +74,11 @@ class Ground:
         """The ref of a network that nics may be on."""
         networks = driver.catalogue().networks
         return networks[0].ref if networks else None
+
+    @pytest.fixture
+    def second(self) -> Driver:
+        """Another open connection to the same site."""
+        pytest.skip("no `second` fixture is given: another connection is not tried")
 
     @pytest.fixture
     def secrets(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from controlplane.domain.instance import InstanceState, Manner, Power
 from controlplane.domain.network import NicSpec
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability
-from drivers.contract import ConsoleLog, Fencing, GuestAgent
+from drivers.contract import ConsoleLog, Fencing, GuestAgent, Instances
 from tests.contract.suite_base import Ground
 from tests.contract.world import World
 
@@ -61,7 +61,7 @@ class InstancesContract(Ground):
         assert seen.size == spec.size
         assert seen.epoch == 1
         assert not seen.fenced
-        assert [d.size >= p.size for d, p in zip(seen.disks, spec.disks, strict=True)]
+        assert all(d.size >= p.size for d, p in zip(seen.disks, spec.disks, strict=True))
         assert all(d.size % world.driver.limits.disk_step == 0 for d in seen.disks)
         if world.disks_first:
             assert [d.volume for d in seen.disks] == [p.volume for p in spec.disks]
@@ -117,9 +117,12 @@ class InstancesContract(Ground):
 
     @pytest.mark.parametrize("manner", Manner)
     def test_power_goes_on_and_off_and_asking_twice_is_fine(self, world: World, manner: Manner):
-        owner = world.instance(world.spec(image=world.image()))
+        owner = world.loaded()
         assert world.power(owner, Power.ON).power is Power.ON
         assert world.power(owner, Power.ON).power is Power.ON
+        if isinstance(world.driver, ConsoleLog | GuestAgent):
+            # A guest that is not up yet does not hear a polite request.
+            world.wait(lambda: world.driver.probe_boot(owner) or None, "the guest booted")
         running = [f.power_on for f in world.listing() if f.owner.artefact == owner.artefact]
         assert running in ([True], [None])
         assert world.power(owner, Power.OFF, manner).power is Power.OFF
@@ -162,6 +165,20 @@ class InstancesContract(Ground):
             refused_as_superseded(lambda: driver.fence(late))
             refused_as_superseded(lambda: driver.unfence(late))
         assert world.seen(owner) == before
+
+    def test_another_connection_knows_what_this_one_made(self, world: World, second: Instances):
+        owner, spec = world.tag("instance", epoch=2), world.spec()
+        ref = world.create(owner, spec)
+        seen = world.seen(owner)
+        anchor = world.anchors[owner.artefact]
+        assert second.find(owner, anchor) == Seen(seen)
+        anchored = replace(spec, anchor=anchor)
+        assert second.create(owner, anchored) == ref
+        with pytest.raises(Conflict):
+            second.create(owner, replace(anchored, name=world.name()))
+        refused_as_superseded(lambda: second.delete(replace(owner, epoch=1)))
+        world.do(lambda: second.delete(owner))
+        world.gone(world.find, owner)
 
     def _nic(self, world: World, **wish: object) -> NicSpec:
         if world.network is None:

@@ -22,6 +22,8 @@ from tests.contract.suite_base import Ground
 from tests.contract.suite_compute import refused_as_superseded
 from tests.contract.world import World
 
+ZEROS = bytes(CLUSTER)
+
 
 def content(reader: BlockReader) -> dict[int, bytes]:
     """The pages of a disk that hold something, read by its extents; checks these on the way."""
@@ -33,8 +35,8 @@ def content(reader: BlockReader) -> dict[int, bytes]:
         at += extent.length
         if extent.kind is ExtentKind.ZERO:
             probe = min(extent.length, 4096)
-            assert not any(reader.read(extent.offset, probe))
-            assert not any(reader.read(at - probe, probe))
+            for start in (extent.offset, at - probe):
+                assert reader.read(start, probe) == ZEROS[:probe]
             continue
         assert extent.kind is ExtentKind.DATA, "nothing is unchanged without a mark"
         for start in range(extent.offset, at, MIB):
@@ -42,21 +44,24 @@ def content(reader: BlockReader) -> dict[int, bytes]:
             assert len(data) == min(MIB, at - start)
             _lay(pages, start, data)
     assert at == reader.size, "extents cover the whole length"
-    return {page: bytes(data) for page, data in pages.items() if any(data)}
+    return {page: bytes(data) for page, data in pages.items()}
 
 
 def expected(data: bytes) -> dict[int, bytes]:
     pages: dict[int, bytearray] = {}
     _lay(pages, 0, data)
-    return {page: bytes(part) for page, part in pages.items() if any(part)}
+    return {page: bytes(part) for page, part in pages.items()}
 
 
 def _lay(pages: dict[int, bytearray], start: int, data: bytes) -> None:
-    while data:
-        page, inside = divmod(start, CLUSTER)
-        part = data[: CLUSTER - inside]
-        pages.setdefault(page, bytearray(CLUSTER))[inside : inside + len(part)] = part
-        start, data = start + len(part), data[len(part) :]
+    """Put what is not zero onto its pages."""
+    at = 0
+    while at < len(data):
+        page, inside = divmod(start + at, CLUSTER)
+        part = data[at : at + CLUSTER - inside]
+        if part != ZEROS[: len(part)]:
+            pages.setdefault(page, bytearray(CLUSTER))[inside : inside + len(part)] = part
+        at += len(part)
 
 
 class DiskExportContract(Ground):
@@ -113,6 +118,10 @@ class DiskExportContract(Ground):
         assert seen.stage is ExportStage.READY
         assert world.driver.find_export(owner) == Seen(seen)
         assert not seen.changed_only
+
+    def test_owned_shows_what_preparing_made(self, world: World):
+        owner = world.prepare(world.first_disk(world.loaded()))
+        assert world.owned_kinds(owner)
 
     def test_the_same_tag_for_another_source_conflicts(self, world: World):
         first, second = world.first_disk(world.loaded()), world.first_disk(world.instance())

@@ -10,7 +10,7 @@ from controlplane.domain.site import ProviderKind, SiteAccess, SiteName
 from drivers.contract import Driver
 from drivers.fake.driver import FakeDriver, FakeInstanceFirstDriver
 from drivers.fake.site import FakeSite, fake_site, forget_sites
-from tests.contract.suite import Break, DriverContract, Fault
+from tests.contract.suite import NAMED, Break, DriverContract, Fault
 
 TOKEN = "t0ken-of-the-fake-site"
 
@@ -39,10 +39,10 @@ class _Fakes(DriverContract):
     def broken(self, site: FakeSite) -> Break:
         @contextmanager
         def breaking(fault: Fault) -> Iterator[None]:
-            assert fault is Fault.UNAUTHORISED, "the card exempts the others"
-            site.token = "another"
+            site.refusing = NAMED[fault](f"site {site.name} answered {fault}: look at it")
+            site.refusing.__cause__ = ConnectionError(fault)
             yield
-            site.token = TOKEN
+            site.refusing = None
 
         return breaking
 
@@ -58,6 +58,10 @@ class TestFake(_Fakes):
         yield driver
         driver.close()
 
+    @pytest.fixture
+    def second(self, access: SiteAccess) -> Driver:
+        return FakeDriver(access)
+
 
 class TestFakeInstanceFirst(_Fakes):
     settle = 3
@@ -67,3 +71,7 @@ class TestFakeInstanceFirst(_Fakes):
         driver = FakeInstanceFirstDriver(access)
         yield driver
         driver.close()
+
+    @pytest.fixture
+    def second(self, access: SiteAccess) -> Driver:
+        return FakeInstanceFirstDriver(access)

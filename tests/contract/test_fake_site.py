@@ -141,9 +141,10 @@ def test_a_site_that_is_down_answers_nothing_while_its_guests_run_on(site: FakeS
 
 
 def test_a_wrong_token_is_denied(site: FakeSite, world: World):
-    site.token = "another"
-    with pytest.raises(Denied):
+    site.token = "s3cret-of-the-site"
+    with pytest.raises(Denied) as caught:
         world.driver.check()
+    assert site.token not in str(caught.value)
 
 
 def test_effects_settle_after_as_many_looks_as_the_site_says(site: FakeSite, world: World):

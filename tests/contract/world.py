@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import TypeVar
@@ -20,7 +21,7 @@ from controlplane.domain.disk import (
     VolumeSpec,
     VolumeState,
 )
-from controlplane.domain.errors import Busy, Unavailable, Unsupported
+from controlplane.domain.errors import Busy, FedctlError, Unavailable, Unsupported
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
 from controlplane.domain.instance import (
     DiskPlace,
@@ -361,7 +362,10 @@ class World:
         if isinstance(self.driver, DiskImport):
             for disk in answer.it.disks:
                 self.do(lambda disk=disk: self.driver.close_import(owner, disk.volume))
-        if answer.it.power is not Power.OFF:
+        if answer.it.state is InstanceState.FAILED:
+            with suppress(FedctlError):
+                self.driver.set_power(owner, Power.OFF, Manner.HARD)
+        elif answer.it.power is not Power.OFF:
             self.power(owner, Power.OFF)
         if isinstance(self.driver, Fencing) and answer.it.fenced:
             self.do(lambda: self.driver.unfence(owner))
