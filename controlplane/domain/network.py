@@ -14,7 +14,7 @@ class NetworkSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicSpec:
-    """One nic as wished. `mac` and `address` None lets the site choose.
+    """One nic as wished, on the network with this `ref`. `mac` and `address` None: site's choice.
 
     `isolated` nics exist but carry no traffic until `connect_nics`.
     """
@@ -27,6 +27,8 @@ class NicSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicSeen:
+    """A nic of a seen instance; `network` is a network's `ref`."""
+
     network: str
     mac: str
     address: str | None

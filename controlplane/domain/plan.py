@@ -65,7 +65,10 @@ class DiskPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicPlan:
+    """One nic. `network` is the target's own id of it, `network_name` what people call it."""
+
     network: str
+    network_name: str = ""
     mac: str | None = None
     address: str | None = None
     source_network: str = ""

@@ -173,7 +173,13 @@ def _nics(facts: MoveFacts, wish: MoveWish) -> tuple[tuple[NicPlan, ...], list[F
                 )
             )
         planned.append(
-            NicPlan(network=network.name, mac=nic.mac, address=nic.address, source_network=name)
+            NicPlan(
+                network=network.ref,
+                network_name=network.name,
+                mac=nic.mac,
+                address=nic.address,
+                source_network=name,
+            )
         )
     return tuple(planned), found
 

@@ -139,7 +139,15 @@ def provision(site: SiteFacts, wish: ProvisionWish) -> ProvisionPlan:
             )
         )
     nics = (
-        (NicPlan(network=network.name, mac=wish.mac, address=wish.address, source_network=how),)
+        (
+            NicPlan(
+                network=network.ref,
+                network_name=network.name,
+                mac=wish.mac,
+                address=wish.address,
+                source_network=how,
+            ),
+        )
         if network is not None
         else ()
     )

@@ -36,10 +36,19 @@ from drivers.contract import (
     Volumes,
     require,
 )
-from workflows.activities.steps import Meter, Steps, Work
+from workflows.activities.steps import Meter, Steps, Work, waited_so_far
 from workflows.failures import NotYet
 
 T = TypeVar("T")
+_WAY = (
+    ArtefactState.INTENDED,
+    ArtefactState.ALLOCATED,
+    ArtefactState.COPYING,
+    ArtefactState.COPIED,
+    ArtefactState.ATTACHED,
+    ArtefactState.RETAINED,
+    ArtefactState.RELEASED,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +158,11 @@ class SiteActivities:
             )
 
     def _became(self, at: At, state: ArtefactState, *, ref: str | None = None) -> None:
+        """Further on its way; a step that is repeated does not take it back."""
         with self._store.begin() as tx:
-            tx.artefacts.set_state(at.artefact, state, ref=ref)
+            now = tx.artefacts.get(at.artefact).state
+            further = _WAY.index(now) < _WAY.index(state)
+            tx.artefacts.set_state(at.artefact, state if further else now, ref=ref)
 
     # Images
 
@@ -164,7 +176,7 @@ class SiteActivities:
                 ref = require(driver, ImagePull).pull_image(
                     at.work.tag(at.artefact), order.name, order.source
                 )
-            self._became(at, ArtefactState.COPYING, ref=ref)
+            self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
     @activity.defn
@@ -194,7 +206,7 @@ class SiteActivities:
             self._intend(at, ArtefactKind.VOLUME, size=order.spec.size)
             with self._calling(at.site, meter) as driver:
                 ref = require(driver, Volumes).create_volume(at.work.tag(at.artefact), order.spec)
-            self._became(at, ArtefactState.COPYING, ref=ref)
+            self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
     @activity.defn
@@ -242,7 +254,8 @@ class SiteActivities:
 
     def _anchor(self, at: At, anchor: str | None) -> None:
         with self._store.begin() as tx:
-            tx.artefacts.set_state(at.artefact, ArtefactState.INTENDED, anchor=anchor)
+            now = tx.artefacts.get(at.artefact).state
+            tx.artefacts.set_state(at.artefact, now, anchor=anchor)
 
     def _anchor_of(self, at: At) -> str | None:
         with self._store.read() as tx:
@@ -298,7 +311,7 @@ class SiteActivities:
                 seen = known(answer, f"instance at {at.site}")
                 if seen.power is order.power and seen.state is not InstanceState.WORKING:
                     return
-                waited = self._clock() - activity.info().scheduled_time
+                waited = waited_so_far()
                 if order.power is Power.OFF and waited > order.patience:
                     meter.message = "the guest did not stop by itself; power was cut"
                     require(driver, Instances).set_power(
@@ -332,7 +345,7 @@ class SiteActivities:
             if proof and order.pattern in proof:
                 meter.message = proof.strip().splitlines()[-1][:200] if proof.strip() else ""
                 return meter.message
-            if self._clock() - activity.info().scheduled_time > order.within:
+            if waited_so_far() > order.within:
                 wanted = f"{order.pattern!r}" if order.pattern else "a sign of life"
                 raise Integrity(
                     f"the isolated target at {at.site} did not show {wanted} within"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 
 from temporalio import activity
@@ -59,6 +59,12 @@ class Meter:
             self.copy += self._now() - began
 
 
+def waited_so_far() -> timedelta:
+    """From when the running activity was first asked for to this attempt, by the server's clock."""
+    info = activity.info()
+    return info.current_attempt_scheduled_time - info.scheduled_time
+
+
 class Steps:
     """Records steps of operations; `clock` answers aware UTC times."""
 
@@ -77,7 +83,7 @@ class Steps:
             info = activity.info()
             meter = Meter()
             if info.attempt > 1:
-                waited = (self._clock() - info.scheduled_time).total_seconds()
+                waited = waited_so_far().total_seconds()
                 meter = Meter(copy=waited) if copying else Meter(provider=waited)
             else:
                 self._begin(operation, name)

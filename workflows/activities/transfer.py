@@ -26,7 +26,8 @@ from controlplane.vault.digest import digest
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
 from drivers.contract import DiskExport, Driver, ImagePush, require
-from drivers.disks.image import ImageFile, fingerprint, image_file, read_image
+from drivers.disks.image import fingerprint, image_file, read_image
+from drivers.disks.raw import ByteSource
 from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.sites import At, StageImage
 from workflows.activities.steps import Steps, Work
@@ -227,9 +228,12 @@ class TransferActivities:
         """A URL of the image gateway, with the length and digests of what it serves."""
         with self._steps.step(order.work.operation, order.step, copying=True) as meter:
             token = secrets.token_urlsafe(32)
-            with meter.copying(), closing(self._image(order)) as image:
-                print_ = fingerprint(image, _beat)
-                size = image.size
+            with (
+                meter.copying(),
+                closing(self._vault.open(PointId(order.point), order.disk)) as disk,
+            ):
+                size = disk.size
+                print_ = fingerprint(image_file(disk, order.format), _beat)
             with self._store.begin() as tx:
                 tx.served.add(
                     Served(
@@ -255,7 +259,7 @@ class TransferActivities:
                 bootable=order.bootable,
             )
 
-    def _image(self, order: Publish) -> ImageFile:
+    def _image(self, order: Publish) -> ByteSource:
         return image_file(self._vault.open(PointId(order.point), order.disk), order.format)
 
     @activity.defn(no_thread_cancel_exception=True)
@@ -291,15 +295,16 @@ class TransferActivities:
                     self._pieces(image, at),
                 )
             with self._store.begin() as tx:
-                tx.artefacts.set_state(at.artefact, ArtefactState.COPYING, ref=ref)
+                if tx.artefacts.get(at.artefact).state is ArtefactState.INTENDED:
+                    tx.artefacts.set_state(at.artefact, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
-    def _pieces(self, image: ImageFile, at: At) -> Iterator[bytes]:
-        for offset in range(0, image.length, _PIECE):
+    def _pieces(self, image: ByteSource, at: At) -> Iterator[bytes]:
+        for offset in range(0, image.size, _PIECE):
             _beat()
-            yield image.read(offset, min(_PIECE, image.length - offset))
-            sent = min(offset + _PIECE, image.length)
-            self._note(at.work.operation, f"{at.step} send", sent, image.length, sent)
+            yield image.read(offset, min(_PIECE, image.size - offset))
+            sent = min(offset + _PIECE, image.size)
+            self._note(at.work.operation, f"{at.step} send", sent, image.size, sent)
 
     # Back again
 
@@ -338,7 +343,9 @@ class TransferActivities:
             domain = domain_owner(op.tenant or "", IMAGES)
             point = UUID(str(op.subject))
             with meter.copying():
-                with read_image(path, str(op.order.get("format") or "")) as reader:
+                form = str(op.order.get("format") or "")
+                what = f"image {op.subject_name}"
+                with closing(read_image(path, form, what=what)) as reader:
                     copied = self._into_vault(
                         reader,
                         operation=op_id,

@@ -1,0 +1,338 @@
+"""A cold move: happy, broken at every step, repeated at every step, cancelled anywhere.
+
+Each case is a whole story on a Temporal server; together they take a minute or two.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Interceptor, Replayer
+
+from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.instance import Power
+from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.site import CreateOrder
+from tests.workflows.conftest import codec
+from tests.workflows.world import AWAY, HOME, World, content
+from workflows.calls import OperationOrder
+from workflows.codec import client_options
+from workflows.move_instance import MoveInstance, PlanMove
+from workflows.worker import FAILURES, RUNNER, WORKFLOWS, build_worker
+
+PARTS = content(1)
+ORDERS = [
+    (CreateOrder.DISKS_FIRST, CreateOrder.INSTANCE_FIRST),
+    (CreateOrder.INSTANCE_FIRST, CreateOrder.DISKS_FIRST),
+]
+
+
+async def run(
+    client: Client, world: World, op: Operation, interceptors: Sequence[Interceptor] = ()
+) -> Operation:
+    """The operation after its story ran to its end."""
+    queue = str(uuid4())
+    story = PlanMove if op.kind is OperationKind.PLAN_MOVE else MoveInstance
+    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
+        handle = await client.start_workflow(
+            story.run, OperationOrder(operation=str(op.id)), id=str(op.id), task_queue=queue
+        )
+        await handle.result()
+        history = await handle.fetch_history()
+    await Replayer(
+        workflows=list(WORKFLOWS),
+        workflow_runner=RUNNER,
+        workflow_failure_exception_types=list(FAILURES),
+        **client_options(codec()),
+    ).replay_workflow(history)
+    return world.operation(op.id)
+
+
+def assert_home_as_before(world: World) -> None:
+    """The home runs, everything else is retained, and never did two copies run."""
+    placement = world.placement()
+    assert placement.site == HOME
+    assert placement.copy is not None
+    assert world.power_at(world.home, placement.copy) is Power.ON
+    with world.home.lock:
+        assert not world.home.instances[placement.copy].fenced
+    assert world.disk_of(world.home, placement.copy, PARTS)
+    with world.away.lock:
+        assert all(i.power is Power.OFF for i in world.away.instances.values())
+    states = {a.state for a in world.artefacts(site=AWAY)}
+    assert states <= {
+        ArtefactState.RETAINED,
+        ArtefactState.RELEASED,
+    }, states
+    assert_nothing_strange(world)
+
+
+def assert_moved(world: World) -> None:
+    placement = world.placement()
+    assert placement.site == AWAY
+    assert placement.copy is not None
+    assert world.power_at(world.away, placement.copy) is Power.ON
+    assert world.disk_of(world.away, placement.copy, PARTS)
+    with world.away.lock:
+        assert not any(nic.isolated for nic in world.away.instances[placement.copy].nics)
+    with world.home.lock:
+        assert all(i.power is Power.OFF and i.fenced for i in world.home.instances.values())
+    assert_nothing_strange(world)
+
+
+def assert_nothing_strange(world: World) -> None:
+    assert world.unaccounted() == []
+    assert world.overlaps() == ()
+    with world.store.read() as tx:
+        assert tx.leases.find(world.instance) is None
+
+
+@pytest.mark.parametrize(("home", "away"), ORDERS)
+async def test_a_move_brings_every_byte(
+    client: Client, tmp_path: Path, home: CreateOrder, away: CreateOrder
+) -> None:
+    world = World.build(tmp_path, home=home, away=away)
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move())
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert_moved(world)
+    proof = op.result["proof"]
+    assert isinstance(proof, list)
+    assert [p["equal"] for p in proof] == [True]
+    retained = [a for a in world.artefacts(site=HOME) if a.state is ArtefactState.RETAINED]
+    assert ArtefactKind.INSTANCE in {a.kind for a in retained}
+    assert all(a.expires_at is not None for a in retained)
+    world.close()
+
+
+# The activities of a move up to the switch, in order; `test_the_list_of_steps_is_complete` keeps
+# it true. The number tells apart calls of the same activity.
+COMMON_BEFORE = [
+    ("begin", 1),
+    ("plan_move", 1),
+    ("take_lease", 1),
+    ("phase", 1),
+    ("set_power", 1),
+    ("wait_power", 1),
+    ("fence", 1),
+    ("phase", 2),
+    ("domain_of", 1),
+    ("prepare_export", 1),
+    ("copy_disk", 1),
+    ("commit_point", 1),
+    ("release_export", 1),
+    ("phase", 3),
+    ("publish", 1),
+    ("pull_image", 1),
+    ("wait_image", 1),
+]
+INSTANCE = [("create_instance", 1), ("wait_instance", 1)]
+PROOF = [("prepare_export", 2), ("prove", 1), ("release_export", 2)]
+ACCEPTANCE = [
+    ("phase", 4),
+    ("verify_fence", 1),
+    ("set_power", 2),
+    ("wait_power", 2),
+    ("probe_boot", 1),
+]
+STEPS = {
+    ORDERS[0]: [*COMMON_BEFORE, *INSTANCE, *PROOF, *ACCEPTANCE],
+    ORDERS[1]: [
+        *COMMON_BEFORE,
+        ("create_volume", 1),
+        ("wait_volume", 1),
+        *PROOF,
+        *INSTANCE,
+        *ACCEPTANCE,
+    ],
+}
+AFTERWARDS = [("switch_home", 1), ("connect_nics", 1), ("remove", 1), ("finish", 1)]
+CASES = [(order, step) for order, steps in STEPS.items() for step in steps]
+
+
+def made(tmp_path: Path, order: tuple[CreateOrder, CreateOrder]) -> World:
+    world = World.build(tmp_path, home=order[0], away=order[1])
+    world.running_instance(PARTS)
+    return world
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_the_list_of_steps_is_complete(
+    client: Client, tmp_path: Path, order: tuple[CreateOrder, CreateOrder]
+) -> None:
+    world = made(tmp_path, order)
+    watch = FaultAt("none", 0, None)
+    await run(client, world, world.ask_move(), [watch])
+    expected = [name for name, _ in (*STEPS[order], *AFTERWARDS)]
+    assert watch.calls == expected
+    world.close()
+
+
+@pytest.mark.parametrize(("case", "fault"), list(product(CASES, [Fault.BEFORE, Fault.AFTER])))
+async def test_a_broken_step_leaves_the_home_as_it_was(
+    client: Client,
+    tmp_path: Path,
+    case: tuple[tuple[CreateOrder, CreateOrder], tuple[str, int]],
+    fault: Fault,
+) -> None:
+    order, (activity, nth) = case
+    world = made(tmp_path, order)
+    broken = FaultAt(activity, nth, fault)
+    op = await run(client, world, world.ask_move(), [broken])
+    assert broken.hit
+    assert op.state in {OperationState.ROLLED_BACK, OperationState.FAILED}, op.problem
+    assert op.problem is not None
+    assert_home_as_before(world)
+    world.close()
+
+
+@pytest.mark.parametrize("case", [*CASES, *((ORDERS[0], step) for step in AFTERWARDS)])
+async def test_a_step_that_runs_twice_changes_nothing(
+    client: Client,
+    tmp_path: Path,
+    case: tuple[tuple[CreateOrder, CreateOrder], tuple[str, int]],
+) -> None:
+    order, (activity, nth) = case
+    world = made(tmp_path, order)
+    op = await run(client, world, world.ask_move(), [FaultAt(activity, nth, Fault.TWICE)])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_moved(world)
+    world.close()
+
+
+@pytest.mark.parametrize("step", AFTERWARDS[1:3])
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+async def test_a_fault_after_the_switch_never_goes_back(
+    client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
+) -> None:
+    world = made(tmp_path, ORDERS[0])
+    op = await run(client, world, world.ask_move(), [FaultAt(*step, fault)])
+    assert op.state in {OperationState.SUCCEEDED, OperationState.NEEDS_ATTENTION}
+    assert world.placement().site == AWAY
+    with world.home.lock:
+        assert all(i.power is Power.OFF and i.fenced for i in world.home.instances.values())
+    assert world.overlaps() == ()
+    world.close()
+
+
+async def run_and_cancel(
+    client: Client, world: World, op: Operation, activity: str, nth: int
+) -> Operation:
+    """The operation after a cancel that came while the nth call of `activity` was ending."""
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        with world.store.begin() as tx:
+            tx.operations.request_cancel(op.id)
+        told = client.get_workflow_handle(str(op.id)).cancel()
+        asyncio.run_coroutine_threadsafe(told, loop)
+
+    return await run(client, world, op, [FaultAt(activity, nth, None, then=cancel)])
+
+
+@pytest.mark.parametrize("step", STEPS[ORDERS[1]][1:])
+async def test_a_cancel_at_any_step_unwinds(
+    client: Client, tmp_path: Path, step: tuple[str, int]
+) -> None:
+    world = made(tmp_path, ORDERS[1])
+    op = await run_and_cancel(client, world, world.ask_move(), *step)
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert_home_as_before(world)
+    world.close()
+
+
+@pytest.mark.parametrize("step", AFTERWARDS[:3])
+async def test_a_cancel_after_the_switch_is_too_late(
+    client: Client, tmp_path: Path, step: tuple[str, int]
+) -> None:
+    world = made(tmp_path, ORDERS[0])
+    op = await run_and_cancel(client, world, world.ask_move(), *step)
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_moved(world)
+    world.close()
+
+
+async def test_a_plan_touches_nothing(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE))
+    assert op.state is OperationState.SUCCEEDED
+    assert op.plan_digest
+    assert world.away.is_empty()
+    assert_home_as_before(world)
+
+
+async def test_a_blocked_move_touches_nothing(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move(sku="enormous"))
+    assert op.state is OperationState.BLOCKED
+    assert [f.id for f in op.findings if f.severity == "blocker"] == ["TGT03"]
+    assert world.away.is_empty()
+    assert_home_as_before(world)
+
+
+async def test_a_failed_acceptance_check_rolls_back(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+    checks = [{"kind": "booted", "pattern": "never printed", "within": 2}]
+    op = await run(client, world, world.ask_move(checks=checks))
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert "never printed" in op.problem.message
+    assert_home_as_before(world)
+
+
+async def test_a_missed_deadline_rolls_back(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+    world.away.guests_boot = False
+    op = await run(client, world, world.ask_move(deadlineSeconds=60))
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert op.problem is not None
+    assert op.problem.code == "deadline"
+    assert_home_as_before(world)
+
+
+async def test_a_flipped_byte_at_the_target_fails_the_move(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+
+    def flip() -> None:
+        with world.away.lock:
+            volume = next(iter(world.away.volumes.values()))
+            byte = volume.disk.read(21 * 1024 * 1024, 1)
+            volume.disk.write(21 * 1024 * 1024, bytes([byte[0] ^ 1]))
+
+    op = await run(client, world, world.ask_move(), [FaultAt("wait_instance", 1, None, then=flip)])
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert op.problem.code == "integrity"
+    assert_home_as_before(world)
+
+
+async def test_a_target_that_cannot_be_stopped_keeps_the_source_stopped(
+    client: Client, world: World
+) -> None:
+    """Two running copies are worse than none: a person must look."""
+    world.running_instance(PARTS)
+    world.away.guests_boot = False
+
+    def cut_off() -> None:
+        world.away.down = True
+
+    checks = [{"kind": "booted", "pattern": "never", "within": 1}]
+    op = await run(
+        client,
+        world,
+        world.ask_move(checks=checks),
+        [FaultAt("wait_power", 2, None, then=cut_off)],
+    )
+    assert op.state is OperationState.NEEDS_ATTENTION
+    assert world.overlaps() == ()
+    copy = world.placement().copy
+    assert copy is not None
+    assert world.power_at(world.home, copy) is Power.OFF
+
+
+def test_artefact_ids_are_the_same_whenever_a_step_runs() -> None:
+    op = uuid4()
+    assert derived(op, "volume", 0) == derived(op, "volume", 0)
+    assert derived(op, "volume", 0) != derived(op, "volume", 1)
