@@ -6,10 +6,12 @@ from the start means that no repository can deadlock with another or read what i
 Write transactions are short and hold no call to the outside.
 """
 
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -118,7 +120,9 @@ def _take_turn(connection: Connection) -> None:
 def _sqlite(url: URL, begin: str, patience: timedelta, *pragmas: str) -> Engine:
     if not url.database or url.database == ":memory:":
         raise Invalid("an SQLite database needs a file: use sqlite:///file")
-    Path(url.database).touch(mode=0o600)  # holds sealed credentials: for its owner's eyes
+    path = Path(url.database)
+    if not path.exists():
+        _make(path)
     engine = create_engine(url, connect_args={"timeout": patience.total_seconds()})
 
     def opened(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
@@ -139,6 +143,26 @@ def _sqlite(url: URL, begin: str, patience: timedelta, *pragmas: str) -> Engine:
     event.listen(engine, "connect", opened)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def _make(path: Path) -> None:
+    """An empty database in WAL mode, there at once or not at all.
+
+    Only its owner can read it. Switching to WAL later, under the eyes of a second process, fails
+    at once where everything else waits.
+    """
+    try:
+        with TemporaryDirectory(dir=path.parent, prefix=".fedctl-") as folder:
+            made = Path(folder) / path.name
+            made.touch(mode=0o600)
+            with closing(sqlite3.connect(made)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL").close()
+            with suppress(FileExistsError):  # another process was faster
+                path.hardlink_to(made)
+    except OSError as e:
+        raise Invalid(
+            f"the database {path} cannot be made ({e.strerror}): check its folder and its rights"
+        ) from e
 
 
 def _postgresql(url: URL, patience: timedelta) -> Engine:

@@ -15,12 +15,20 @@ from sqlalchemy import (
     MetaData,
     Text,
     Uuid,
+    event,
 )
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.types import TypeDecorator
 
 from controlplane.domain.errors import Invalid
 from controlplane.domain.resource import Json
+
+
+def in_utc(at: datetime) -> datetime:
+    """The same moment in UTC; Invalid when the time has no zone."""
+    if at.tzinfo is None:
+        raise Invalid(f"the time {at} has no zone: give an aware one")
+    return at.astimezone(UTC)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -32,9 +40,7 @@ class UtcTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise Invalid(f"the time {value} has no zone: give an aware one")
-        at = value.astimezone(UTC)
+        at = in_utc(value)
         return at.replace(tzinfo=None) if dialect.name == "sqlite" else at
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy calls it
@@ -80,3 +86,15 @@ class Base(DeclarativeBase):
         list[dict[str, str]]: JSON(),
         list[dict[str, object]]: JSON(),
     }
+
+
+@event.listens_for(Base, "attribute_instrument")
+def _keep_times_in_utc(_: type[Base], __: str, attribute: InstrumentedAttribute[object]) -> None:
+    """A row's time is in UTC from the moment it is set, as it will be read again."""
+    columns = getattr(attribute.property, "columns", None)
+    if columns and isinstance(columns[0].type, UtcTime):
+        event.listen(attribute, "set", _set_in_utc, retval=True)
+
+
+def _set_in_utc(_: Base, value: datetime | None, *__: object) -> datetime | None:
+    return None if value is None else in_utc(value)

@@ -66,6 +66,14 @@ def operation(
     )
 
 
+def added(store: Store, **fields) -> Operation:
+    """An operation that is written down."""
+    op = operation(**fields)
+    with store.begin() as tx:
+        tx.operations.add(op)
+    return op
+
+
 def home(store: Store, site: str = "par-os") -> InstanceId:
     """An instance that has a home."""
     instance = InstanceId(uuid4())
