@@ -133,13 +133,16 @@ def upload(ask: Ask) -> str:
     received.rename(staged)  # the call's own copy goes when the call ends
 
     def work(worker: Worker) -> None:
+        worker.log(f"starting file import from: /var/tmp/pveupload-{received.name[7:]}")
+        worker.log(f"target node: {ask.node.name}")
+        worker.log(f"target file: {target.path}")
         try:
             if room:
                 raise Fails(room)
             _landed(staged, target, given)
         finally:
             staged.unlink(missing_ok=True)
-        worker.log(f"finished file import to {target.path}")
+        worker.log("finished file import successfully")
 
     return ask.node.tasks.spawn("imgcopy", "", ask.caller.name, work)
 

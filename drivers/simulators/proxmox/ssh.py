@@ -204,7 +204,7 @@ class SshServer:
             "pgrep": self._pgrep,
             "mkdir": lambda _: "",
             "zfs": self._zfs,
-            "rm": self._rm,
+            "rm": lambda _: "",  # a socket that a killed qemu-nbd left is no file of ours
         }
         if name not in commands:
             raise Failed(127, f"bash: line 1: {name}: command not found")
@@ -214,7 +214,7 @@ class SshServer:
         storages = self.node.storages
         if words[:1] == ["path"] and len(words) == 2:
             storage, _, name = words[1].partition(":")
-            if name.startswith("snippets/") and storages.kind(storage) == "dir":
+            if name.startswith(("snippets/", "import/")) and storages.kind(storage) == "dir":
                 return f"/var/lib/vz/{name}\n"  # told whether or not it is there
             return storages.volume(words[1]).path + "\n"
         if words[:1] == ["alloc"] and len(words) >= 5:
@@ -263,17 +263,11 @@ class SshServer:
 
     def _tee(self, words: list[str], text: str) -> str:
         path = words[-1] if words else ""
-        match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", path)
+        match = re.fullmatch(r"/var/lib/vz/(snippets|import)/([A-Za-z0-9._-]+)", path)
         if match is None:
-            raise Failed(1, f"tee: {path}: Permission denied")
-        (self.node.folder / "snippets" / match[1]).write_text(text)
+            raise Failed(1, f"tee: {path}: No such file or directory")
+        (self.node.folder / match[1] / match[2]).write_text(text)
         return text
-
-    def _rm(self, words: list[str]) -> str:
-        match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", words[-1])
-        if match is not None:
-            (self.node.folder / "snippets" / match[1]).unlink(missing_ok=True)
-        return ""  # a socket that a killed qemu-nbd left is no file of ours
 
     # -- qemu-nbd ------------------------------------------------------------------------------
 

@@ -235,8 +235,12 @@ def start(ask: Ask) -> str:
 
 def stop(ask: Ask) -> str:
     ask.need("VM.PowerMgmt")
-    ask.take(optional="timeout skiplock keepActive overrule-shutdown")
+    given = ask.take(optional="timeout skiplock keepActive overrule-shutdown")
     ask.node.vm(ask.vmid)
+    if given.get("overrule-shutdown") == "1":
+        for task in ask.node.tasks.all():
+            if (task.type, task.id, task.exit) == ("qmshutdown", str(ask.vmid), None):
+                ask.node.tasks.abort(task.upid)
 
     def work(worker: Worker, vm: Vm) -> None:
         unlocked(vm)
