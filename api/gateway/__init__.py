@@ -1,0 +1,1 @@
+"""The image gateway: recovery points as image files over HTTP."""
