@@ -17,6 +17,7 @@ from controlplane.store.placements import Leases, Placements
 from controlplane.store.resources import Resources
 from controlplane.store.served import ServedImages
 from controlplane.store.settings import Settings
+from controlplane.store.vault import Vault
 
 
 class Tx:
@@ -36,3 +37,4 @@ class Tx:
         self.keys = Keys(session)
         self.identity = Identity(session, clock)
         self.audit = Audit(session, self.events)
+        self.vault = Vault(session)

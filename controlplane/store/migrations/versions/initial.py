@@ -13,6 +13,11 @@ _COUNTED = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    _control()
+    _vault()
+
+
+def _control() -> None:
     op.create_table(
         "artefacts",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -308,11 +313,111 @@ def upgrade() -> None:
     op.create_index("ix_tokens_user", "tokens", ["user"], unique=False)
 
 
+def _vault() -> None:
+    op.create_table(
+        "vault_closed",
+        sa.Column("point", sa.Uuid(), nullable=False),
+        sa.PrimaryKeyConstraint("point", name="pk_vault_closed"),
+    )
+    op.create_table(
+        "vault_damages",
+        sa.Column("pack", sa.LargeBinary(), nullable=False),
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("domain", _TEXT, nullable=False),
+        sa.PrimaryKeyConstraint("pack", "position", name="pk_vault_damages"),
+    )
+    op.create_index("ix_vault_damages_domain", "vault_damages", ["domain"], unique=False)
+    op.create_table(
+        "vault_holds",
+        sa.Column("point", sa.Uuid(), nullable=False),
+        sa.Column("pack", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("point", "pack", name="pk_vault_holds"),
+    )
+    op.create_index("ix_vault_holds_pack", "vault_holds", ["pack"], unique=False)
+    op.create_table(
+        "vault_points",
+        sa.Column("point", sa.Uuid(), nullable=False),
+        sa.Column("domain", _TEXT, nullable=False),
+        sa.Column("tenant", _TEXT, nullable=False),
+        sa.Column("instance", sa.Uuid(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("head", sa.LargeBinary(), nullable=False),
+        sa.Column("root", _TEXT, nullable=False),
+        sa.Column("disks", sa.JSON(), nullable=False),
+        sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("forgotten", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("point", name="pk_vault_points"),
+        sa.UniqueConstraint(
+            "tenant", "instance", "sequence", name="uq_vault_points_tenant_instance_sequence"
+        ),
+    )
+    op.create_table(
+        "vault_sessions",
+        sa.Column("number", _COUNTED, autoincrement=True, nullable=False),
+        sa.Column("point", sa.Uuid(), nullable=False),
+        sa.Column("disk", sa.BigInteger(), nullable=False),
+        sa.Column("domain", _TEXT, nullable=False),
+        sa.Column("attempt", sa.BigInteger(), nullable=False),
+        sa.Column("token", _TEXT, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("chunk", sa.BigInteger(), nullable=False),
+        sa.Column("copied", sa.JSON(none_as_null=True), nullable=True),
+        sa.PrimaryKeyConstraint("number", name="pk_vault_sessions"),
+        sa.UniqueConstraint("point", "disk", name="uq_vault_sessions_point_disk"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "vault_leaves",
+        sa.Column("session", _COUNTED, nullable=False),
+        sa.Column("leaf", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("pack", sa.LargeBinary(), nullable=True),
+        sa.Column("position", sa.BigInteger(), nullable=True),
+        sa.Column("blob", sa.LargeBinary(), nullable=True),
+        sa.Column("digest", sa.LargeBinary(), nullable=True),
+        sa.Column("chunks", sa.BigInteger(), nullable=False),
+        sa.Column("read", sa.BigInteger(), nullable=False),
+        sa.Column("fresh", sa.BigInteger(), nullable=False),
+        sa.Column("stored", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["session"],
+            ["vault_sessions.number"],
+            name="fk_vault_leaves_session",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("session", "leaf", name="pk_vault_leaves"),
+    )
+    op.create_table(
+        "vault_packs",
+        sa.Column("pack", sa.LargeBinary(), nullable=False),
+        sa.Column("domain", _TEXT, nullable=False),
+        sa.Column("state", _TEXT, nullable=False),
+        sa.Column("session", _COUNTED, nullable=True),
+        sa.Column("condemned_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("waits_for", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["session"], ["vault_sessions.number"], name="fk_vault_packs_session"
+        ),
+        sa.PrimaryKeyConstraint("pack", name="pk_vault_packs"),
+    )
+    op.create_index("ix_vault_packs_domain_state", "vault_packs", ["domain", "state"], unique=False)
+    op.create_index("ix_vault_packs_session", "vault_packs", ["session"], unique=False)
+    op.create_index(
+        "ix_vault_packs_state_condemned_at", "vault_packs", ["state", "condemned_at"], unique=False
+    )
+
+
 def downgrade() -> None:
     op.drop_table("tokens")
+    op.drop_table("vault_packs")
+    op.drop_table("vault_leaves")
     op.drop_table("users")
     op.drop_table("resource_labels")
     op.drop_table("wrapped_keys")
+    op.drop_table("vault_sessions")
+    op.drop_table("vault_points")
+    op.drop_table("vault_holds")
+    op.drop_table("vault_damages")
+    op.drop_table("vault_closed")
     op.drop_table("tenants")
     op.drop_table("steps")
     op.drop_table("settings")
