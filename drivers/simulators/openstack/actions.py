@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from drivers.simulators.openstack.cinder import Cinder
 from drivers.simulators.openstack.cloud import Cloud
 from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.lives import PAUSED, RUNNING
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record
 
@@ -60,6 +61,8 @@ class Actions:
         server = self._servers.server(call, ident)
         wish = call.json()
         name, args = next(iter(wish.items()), ("", None))
+        if server["task_state"] == "scheduling" and name != "os-getConsoleOutput":
+            raise Refusal(404, f"Instance {ident} could not be found.")
         act = self._acts.get(name)
         if act is None:
             raise Refusal(400, f"There is no such action: {name}")
@@ -120,9 +123,9 @@ class Actions:
 
     def _console(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call
-        if server["vm_state"] == "building":
-            raise Refusal(404, "Unable to get console")
-        lines = self._cloud.guests.console(server["id"]).splitlines(keepends=True)
+        if server["power_state"] not in {RUNNING, PAUSED}:
+            raise Refusal(404, "Guest does not have a console available.")
+        lines = self._servers.lives.console(server["id"]).splitlines(keepends=True)
         length = args.get("length")
         if length is not None:
             lines = lines[-int(length) :] if int(length) else []

@@ -48,7 +48,8 @@ class Births:
             raise Refusal(400, "Invalid input for field/attribute tags. A tag is longer than 60")
         with self._world.lock:
             image = self._image(call, wish)
-            volumes = self._devices(call, wish, flavor)
+            networks = self._networks(call, wish)
+            volumes = self._devices(call, wish)
             if not image and not volumes:
                 raise Refusal(
                     400,
@@ -56,9 +57,13 @@ class Births:
                     " instance and image/block device mapping combination is not"
                     " valid.",
                 )
+            if image and not volumes and not flavor["disk"]:
+                raise Refusal(
+                    403, "Only volume-backed servers are allowed for flavors with zero disk."
+                )
             self._nova.reserve(call, flavor)
             ident = self._world.new_id()
-            ports, own = self._ports(call, wish, ident)
+            ports, own = self._ports(call, networks)
             for held in volumes:
                 self._cinder.volumes.touch(held["volume_id"], status="reserved")
             now = stamp() + "Z"
@@ -112,7 +117,7 @@ class Births:
             raise Refusal(400, f"Image {ref} is not active.")
         return image
 
-    def _devices(self, call: Call, wish: dict[str, Any], flavor: Record) -> list[Record]:
+    def _devices(self, call: Call, wish: dict[str, Any]) -> list[Record]:
         mappings = wish.get("block_device_mapping_v2") or []
         held = []
         for mapping in sorted(mappings, key=lambda m: int(m.get("boot_index") or 0)):
@@ -135,11 +140,8 @@ class Births:
                     f"Invalid volume: volume '{ident}' status must be 'available'."
                     f" Currently in '{volume['status']}'",
                 )
-            if mapping.get("boot_index") in {0, "0"}:
-                if volume["bootable"] != "true":
-                    raise Refusal(400, f"Block Device {ident} is not bootable.")
-                if flavor["disk"] > 0 and volume["size"] < flavor["disk"]:
-                    volume["size_note"] = "smaller than the flavor's disk"  # nova does not mind
+            if mapping.get("boot_index") in {0, "0"} and volume["bootable"] != "true":
+                raise Refusal(400, f"Block Device {ident} is not bootable.")
             held.append(
                 {
                     "volume_id": ident,
@@ -150,33 +152,38 @@ class Births:
             )
         return held
 
-    def _ports(self, call: Call, wish: dict[str, Any], ident: str) -> tuple[list[str], list[str]]:
+    def _networks(self, call: Call, wish: dict[str, Any]) -> list[dict[str, Any]]:
+        """The networks as wished; a Refusal when one of the ports cannot be had."""
         networks = wish.get("networks")
         if networks is None and call.version >= (2, 37):
             raise Refusal(
-                400, "Invalid input for field/attribute server. 'networks' is a required property"
+                400,
+                "Invalid input for field/attribute server. 'networks' is a required property",
             )
         if networks == "none":
-            return [], []
+            return []
         if not isinstance(networks, list):
-            usable = mine(self._world.all("network"), call)
-            networks = [{"uuid": usable[0]["id"]}]
+            return [{"uuid": mine(self._world.all("network"), call)[0]["id"]}]
+        for wanted in networks:
+            if "port" not in wanted:
+                continue
+            try:
+                port = self._neutron.port_of(call, wanted["port"])
+            except Refusal as e:
+                raise Refusal(400, f"Port id {wanted['port']} could not be found.") from e
+            if port["device_id"]:
+                raise Refusal(409, f"Port {port['id']} is still in use.")
+        return networks
+
+    def _ports(self, call: Call, networks: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
         given, own = [], []
-        for wanted in networks or []:
+        for wanted in networks:
             if "port" in wanted:
-                try:
-                    port = self._neutron.port_of(call, wanted["port"])
-                except Refusal as e:
-                    raise Refusal(400, f"Port id {wanted['port']} could not be found.") from e
-                if port["device_id"]:
-                    raise Refusal(409, f"Port {port['id']} is still in use.")
-            else:
-                fixed = [{"ip_address": wanted["fixed_ip"]}] if wanted.get("fixed_ip") else None
-                port = self._neutron.make_port(
-                    call, {"network_id": wanted.get("uuid"), "fixed_ips": fixed}
-                )
-                own.append(port["id"])
+                given.append(wanted["port"])
+                continue
+            fixed = [{"ip_address": wanted["fixed_ip"]}] if wanted.get("fixed_ip") else None
+            wish = {"network_id": wanted.get("uuid"), "fixed_ips": fixed}
+            port = self._neutron.make_port(call, wish)
             given.append(port["id"])
-        for port_id in given:
-            self._neutron.bind(port_id, device_id=ident, device_owner="compute:nova")
+            own.append(port["id"])
         return given, own

@@ -4,9 +4,18 @@ import ast
 import json
 from typing import Any
 
-from drivers.simulators.openstack.cloud import Cloud, found, mine, negotiated, page, version_of
+from drivers.simulators.openstack.cloud import (
+    Cloud,
+    found,
+    mine,
+    negotiated,
+    page,
+    set_quota,
+    version_of,
+)
 from drivers.simulators.openstack.glance import Glance
 from drivers.simulators.openstack.snapshots import Snapshots
+from drivers.simulators.openstack.volume_actions import VolumeActions
 from drivers.simulators.openstack.volumes import Volumes
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record, stamp
@@ -28,6 +37,7 @@ class Cinder:
         self._glance = glance
         self.volumes = Volumes(cloud, glance)
         self.snapshots = Snapshots(cloud, self)
+        self.actions = VolumeActions(cloud, self, glance)
         self.routes = Routes()
         add = self.routes.add
         add("GET", "/volume", self._versions)
@@ -40,7 +50,7 @@ class Cinder:
             add("GET", f"{root}/volumes/{{ident}}", self._show)
             add("PUT", f"{root}/volumes/{{ident}}", self._rename)
             add("DELETE", f"{root}/volumes/{{ident}}", self._delete)
-            add("POST", f"{root}/volumes/{{ident}}/action", self._action)
+            self.actions.add_routes(self.routes, root)
             for verb in ("GET", "POST", "PUT"):
                 add(verb, f"{root}/{{kind}}/{{ident}}/metadata", self._metadata)
             add("DELETE", f"{root}/{{kind}}/{{ident}}/metadata/{{key}}", self._delete_metadata)
@@ -49,18 +59,23 @@ class Cinder:
             add("GET", f"{root}/types/{{ident}}", self._type)
             add("GET", f"{root}/limits", self._limits)
             add("GET", f"{root}/os-quota-sets/{{whose}}", self._quota)
+            add("PUT", f"{root}/os-quota-sets/{{whose}}", self._set_quota)
             add("GET", f"{root}/os-availability-zone", self._zones)
             add("GET", f"{root}/attachments", self._attachments)
             add("POST", f"{root}/attachments", self._attach)
 
-    def negotiate(self, call: Call) -> dict[str, str]:
-        """Read the microversion of a call; answers the headers that tell it."""
+    def negotiate(self, call: Call) -> None:
+        """Read the microversion of a call, and tell it in the answer's headers."""
         asked = version_of(call.headers.get("OpenStack-API-Version"), "volume")
+        if call.path.startswith("/volume/v3/"):
+            text = (
+                asked if asked and asked != "latest" else ".".join(map(str, HIGH if asked else LOW))
+            )
+            call.spoken = {
+                "OpenStack-API-Version": f"volume {text}",
+                "Vary": "OpenStack-API-Version",
+            }
         call.version = negotiated(asked, LOW, HIGH)
-        if not call.path.startswith("/volume/v3/"):
-            return {}
-        spoken = f"volume {call.version[0]}.{call.version[1]}"
-        return {"OpenStack-API-Version": spoken, "Vary": "OpenStack-API-Version"}
 
     def volume(self, call: Call, ident: str) -> Record:
         return found(self._world.get("volume", ident), f"Volume {ident} could not be found.", call)
@@ -91,17 +106,17 @@ class Cinder:
 
     def _types(self, call: Call, project_id: str = "") -> Reply:
         del call, project_id
-        return Reply(status=200, body={"volume_types": [self._typed(n) for n in TYPES]})
+        return Reply(status=200, body={"volume_types": [self.typed(n) for n in TYPES]})
 
     def _type(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del call, project_id
         name = next((n for n, i in TYPES.items() if ident in {n, i, "default"}), None)
         if name is None:
             raise Refusal(404, f"Volume type {ident} could not be found.")
-        return Reply(status=200, body={"volume_type": self._typed(name)})
+        return Reply(status=200, body={"volume_type": self.typed(name)})
 
     @staticmethod
-    def _typed(name: str) -> dict[str, Any]:
+    def typed(name: str) -> dict[str, Any]:
         return {
             "id": TYPES[name],
             "name": name,
@@ -155,6 +170,10 @@ class Cinder:
                 for name in names
             }
         return Reply(status=200, body={"quota_set": {"id": whose, **shown}})
+
+    def _set_quota(self, call: Call, whose: str, project_id: str = "") -> Reply:
+        set_quota(self._cloud, call, call.json()["quota_set"])
+        return self._quota(call, whose, project_id)
 
     def _limits(self, call: Call, project_id: str = "") -> Reply:
         del project_id
@@ -297,6 +316,8 @@ class Cinder:
             "updated_at": now,
             "cluster_name": None,
             "host": None,
+            "service_uuid": None,
+            "shared_targets": False,
         }
         if origin and origin.get("image_metadata"):
             record["image_metadata"] = dict(origin["image_metadata"])
@@ -337,6 +358,7 @@ class Cinder:
             **{key: str(image[key]) for key in own},
             "image_id": image["id"],
             "image_name": str(image["name"]),
+            "signature_verified": "False",
         }
 
     def _rename(self, call: Call, ident: str, project_id: str = "") -> Reply:
@@ -350,6 +372,9 @@ class Cinder:
     def _delete(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del project_id
         record = self.volume(call, ident)
+        if record["status"] == "creating" and not record["host"]:  # no host has it yet
+            self._world.drop("volume", ident)
+            return Reply(status=202)
         snapshots = next(self._world.where("snapshot", volume_id=ident), None)
         if record["status"] not in FREE or record["attachments"] or snapshots:
             raise Refusal(
@@ -364,110 +389,6 @@ class Cinder:
         self.volumes.touch(ident, status="deleting")
         self._cloud.step("volume.delete", ident=ident)
         return Reply(status=202)
-
-    def _action(self, call: Call, ident: str, project_id: str = "") -> Reply:
-        del project_id
-        record = self.volume(call, ident)
-        wish = call.json()
-        name = next(iter(wish), "")
-        args: dict[str, Any] = wish.get(name) or {}
-        if name == "os-extend":
-            return self._extend(call, record, int(args["new_size"]))
-        if name == "os-volume_upload_image":
-            return self._to_image(call, record, args)
-        if name == "os-set_image_metadata":
-            record["image_metadata"].update(args["metadata"])
-            self.volumes.touch(ident)
-            return Reply(status=200, body={"metadata": record["image_metadata"]})
-        if name == "os-unset_image_metadata":
-            record["image_metadata"].pop(args["key"], None)
-            self.volumes.touch(ident)
-            return Reply(status=200)
-        if name == "os-set_bootable":
-            self.volumes.touch(ident, bootable=str(bool(args["bootable"])).lower())
-            return Reply(status=200)
-        if name == "os-reset_status":
-            if not call.admin:
-                raise Refusal(
-                    403,
-                    "Policy doesn't allow"
-                    " volume_extension:volume_admin_actions:reset_status to be"
-                    " performed.",
-                )
-            self.volumes.touch(ident, status=args["status"])
-            return Reply(status=202)
-        raise Refusal(400, f"There is no such action: {name}")
-
-    def _extend(self, call: Call, record: Record, size: int) -> Reply:
-        if record["status"] not in {"available", "in-use"} or (
-            record["status"] == "in-use" and call.version < (3, 42)
-        ):
-            raise Refusal(
-                400,
-                f"Invalid volume: Volume {record['id']} status must be"
-                " ('available',) to extend, but current status is:"
-                f" {record['status']}",
-            )
-        if size <= record["size"]:
-            raise Refusal(
-                400,
-                "Invalid input received: New size for extend must be greater"
-                f" than current size. (current: {record['size']}, extended:"
-                f" {size}).",
-            )
-        grown = size - record["size"]
-        quota, used = self._cloud.knobs.quota, self.used(call.project)
-        if 0 <= quota["gigabytes"] < used["gigabytes"] + grown:
-            raise Refusal(
-                413,
-                "VolumeSizeExceedsAvailableQuota: Requested volume exceeds"
-                " allowed gigabytes quota.",
-                headers={"Retry-After": "0"},
-            )
-        back = record["status"]
-        self.volumes.touch(record["id"], status="extending")
-        self._cloud.step("volume.extend", ident=record["id"], size=size, back=back)
-        return Reply(status=202)
-
-    def _to_image(self, call: Call, record: Record, args: dict[str, Any]) -> Reply:
-        force = str(args.get("force", False)).lower() == "true"
-        allowed = {"available"} | (
-            {"in-use"} if force and self._cloud.knobs.allow_force_upload else set()
-        )
-        if record["status"] not in allowed:
-            raise Refusal(
-                400,
-                f"Invalid volume: Volume {record['id']} status must be"
-                f" available, but current status is: {record['status']}.",
-            )
-        form = args.get("disk_format", "raw")
-        if form not in {"raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "ploop"}:
-            raise Refusal(400, f"Invalid disk_format: {form}")
-        image = self._glance.add(
-            call.project,
-            args["image_name"],
-            disk_format=form,
-            container_format=args.get("container_format", "bare"),
-            extra={
-                k: v for k, v in record["image_metadata"].items() if k.startswith(("hw_", "os_"))
-            },
-        )
-        back = record["status"]
-        self.volumes.touch(record["id"], status="uploading")
-        self._cloud.step("volume.upload", ident=record["id"], image=image["id"], back=back)
-        body = {
-            "id": record["id"],
-            "updated_at": record["updated_at"],
-            "status": "uploading",
-            "display_description": record["description"],
-            "size": record["size"],
-            "volume_type": self._typed(record["volume_type"]),
-            "image_id": image["id"],
-            "container_format": image["container_format"],
-            "disk_format": form,
-            "image_name": args["image_name"],
-        }
-        return Reply(status=202, body={"os-volume_upload_image": body})
 
     # metadata of volumes and snapshots
 
@@ -503,15 +424,17 @@ class Cinder:
 
     def _attachments(self, call: Call, project_id: str = "") -> Reply:
         del project_id
+        volume = call.one("volume_id")
         shown = [
             {
                 "id": held["attachment_id"],
-                "volume_id": volume["id"],
-                "instance": held["server_id"],
-                "status": "attached",
+                "volume_id": held["volume_id"],
+                "instance": server["id"],
+                "status": "attached" if server["launched_at"] else "reserved",
             }
-            for volume in mine(self._world.all("volume"), call)
-            for held in volume["attachments"]
+            for server in mine(self._world.all("server"), call)
+            for held in server["volumes"]
+            if volume in {None, held["volume_id"]}
         ]
         return Reply(status=200, body={"attachments": shown})
 

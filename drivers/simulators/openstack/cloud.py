@@ -69,6 +69,15 @@ class Cloud:
         return self.world.stopping.is_set()
 
 
+def set_quota(cloud: Cloud, call: Call, limits: Mapping[str, Any]) -> None:
+    """Let an administrator change what the project may have."""
+    if not call.admin:
+        raise Refusal(403, "Policy doesn't allow quota sets to be updated.")
+    for name, limit in limits.items():
+        if name in cloud.knobs.quota:
+            cloud.knobs.quota[name] = int(limit)
+
+
 def found(record: Record | None, what: str, call: Call | None = None) -> Record:
     """The record, if it is there and of the caller's project."""
     if record is None or (
@@ -106,7 +115,7 @@ def page(
             raise refuse(f"marker [{marker}] not found")
         records = records[at + 1 :]
     rest = records[:limit] if limit else []
-    if not limit or len(records) <= limit:
+    if not limit or len(rest) < limit:  # a full page names a next one, even if that is empty
         return rest, None
     query = [(k, v) for k, v in call.query if k != "marker"] + [("marker", rest[-1]["id"])]
     return rest, f"{path}?{urlencode(query)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers.simulators.faults import Direction
-from drivers.simulators.openstack import qcow2
+from drivers.simulators.openstack import inspection, qcow2
 from drivers.simulators.openstack.cloud import Cloud, found, mine, page
 from drivers.simulators.openstack.imports import Imports
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
@@ -90,7 +90,7 @@ class Glance:
         path = self.path(record["id"])
         sha, md5, size = hashlib.sha512(), hashlib.md5(usedforsecurity=False), 0
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
             file.seek(0)
             while block := file.read(1 << 20):
                 if self._cloud.stopped():
@@ -98,24 +98,28 @@ class Glance:
                 sha.update(block)
                 md5.update(block)
                 size += len(block)
-        virtual = qcow2.virtual_size(head)
-        if record["disk_format"] == "qcow2" and virtual is None:
-            raise Refusal(
-                415, "Unable to inspect image content: Image content does not match disk_format"
-            )
-        if record["disk_format"] == "raw" and virtual is not None:
-            raise Refusal(415, "Image content does not match disk_format: detected qcow2")
+        virtual = qcow2.virtual_size(head) if record["disk_format"] == "qcow2" else size
         self._world.update(
             "image",
             record["id"],
-            status="active",
-            size=size,
-            virtual_size=virtual if virtual is not None else size,
             checksum=md5.hexdigest(),
             os_hash_algo="sha512",
             os_hash_value=sha.hexdigest(),
             updated_at=stamp() + "Z",
             extra={**record["extra"], "stores": "fast"},
+        )
+        if virtual is None:
+            raise Refusal(
+                415, "Image disk_format qcow2 does not match stream data: the payload is raw"
+            )
+        if record["disk_format"] == "raw" and inspection.unsafe(head):
+            raise Refusal(415, "Image failed safety checks")
+        self._world.update(
+            "image",
+            record["id"],
+            status="active",
+            size=size,
+            virtual_size=virtual,
         )
 
     def image(self, ident: str, call: Call) -> Record:

@@ -27,6 +27,7 @@ class Lives:
         self._glance = glance
         self._volumes = volumes
         self._neutron = neutron
+        self._printed: dict[str, str] = {}
         act = self._world.action
         act("server.schedule", self._schedule)
         act("server.spawn", self._spawn)
@@ -107,6 +108,11 @@ class Lives:
         server = self._world.get("server", ident)
         if server is None:
             return
+        if (taken := self._taken_port(server)) is not None:
+            self._fail(ident, f"Port {taken} is still in use.")
+            return
+        for port in server["ports"]:
+            self._neutron.bind(port, device_id=ident, device_owner="compute:nova")
         for held in server["volumes"]:
             self._volumes.touch(held["volume_id"], status="attaching")
         self.set(ident, task_state="spawning")
@@ -117,6 +123,14 @@ class Lives:
                 self._fail(ident, f"Image {server['image']['id']} is unacceptable: {e}")
                 return
         self._cloud.step("server.active", ident=ident)
+
+    def _taken_port(self, server: Record) -> str | None:
+        """A port that another server took since this one was accepted, or that is gone."""
+        for ident in server["ports"]:
+            port = self._world.get("port", ident)
+            if port is None or port["device_id"] not in {"", server["id"]}:
+                return str(ident)
+        return None
 
     def _local_disk(self, server: Record) -> None:
         image = self._world.get("image", server["image"]["id"])
@@ -170,12 +184,17 @@ class Lives:
     def _run_guest(self, server: Record) -> None:
         path = self.path(server)
         disk = _FileDisk(path) if path and path.exists() else None
+        self._printed[server["id"]] = self._cloud.guests.console(server["id"])
         self._cloud.guests.start(
             server["id"],
             name=server["hostname"],
             disk=Disk(read=disk.read, write=disk.write, flush=disk.flush) if disk else None,
             nics=self.nics(server),
         )
+
+    def console(self, ident: str) -> str:
+        """What the guest printed since its power-on: each start begins the log anew."""
+        return self._cloud.guests.console(ident).removeprefix(self._printed.get(ident, ""))
 
     # power
 
@@ -250,7 +269,7 @@ class Lives:
         for ident in server["ports"]:
             if ident in server["own_ports"]:
                 self._neutron.drop_port(ident)
-            else:
+            elif (port := self._world.get("port", ident)) and port["device_id"] == server["id"]:
                 self._neutron.bind(
                     ident, device_id="", device_owner="", status="DOWN", plugged=False
                 )

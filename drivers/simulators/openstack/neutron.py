@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Any
 
-from drivers.simulators.openstack.cloud import Cloud, found, mine, page
+from drivers.simulators.openstack.cloud import Cloud, found, mine, page, set_quota
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record, stamp
 
@@ -31,6 +31,7 @@ class Neutron:
         add("GET", "/network/v2.0/extensions", self._extensions)
         add("GET", "/network/v2.0/extensions/{alias}", self._extension)
         add("GET", "/network/v2.0/quotas/{whose}", self._quota)
+        add("PUT", "/network/v2.0/quotas/{whose}", self._set_quota)
         add("GET", "/network/v2.0/quotas/{whose}/details", self._quota_details)
         for kind in KINDS:
             root = f"/network/v2.0/{kind}s"
@@ -242,6 +243,10 @@ class Neutron:
         names = ("network", "subnet", "port")
         return Reply(status=200, body={"quota": {n: self._cloud.knobs.quota[n] for n in names}})
 
+    def _set_quota(self, call: Call, whose: str) -> Reply:
+        set_quota(self._cloud, call, call.json()["quota"])
+        return self._quota(call, whose)
+
     def _quota_details(self, call: Call, whose: str) -> Reply:
         del whose
         shown = {}
@@ -328,6 +333,10 @@ class Neutron:
                 )
             for subnet in self._world.where("subnet", network_id=ident):
                 self._world.drop("subnet", subnet["id"])
+        if kind == "port" and record["device_owner"].startswith("compute:") and not call.admin:
+            raise Refusal(
+                403, "rule:delete_port is disallowed by policy", kind="PolicyNotAuthorized"
+            )
         if kind == "subnet" and any(
             fixed["subnet_id"] == ident for p in self._world.all("port") for fixed in p["fixed_ips"]
         ):
@@ -402,6 +411,8 @@ class Neutron:
             "created_at": now,
             "updated_at": now,
             "revision_number": 1,
+            "qinq": False,
+            "vlan_transparent": False,
         }
         return self._world.put("network", record)
 
@@ -435,6 +446,7 @@ class Neutron:
             "ipv6_ra_mode": None,
             "ipv6_address_mode": None,
             "service_types": [],
+            "router:external": False,
             "subnetpool_id": None,
             "description": "",
             "tags": [],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drivers.simulators.openstack.cloud import Cloud, negotiated, page, version_of
+from drivers.simulators.openstack.cloud import Cloud, negotiated, page, set_quota, version_of
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record
 
@@ -36,6 +36,7 @@ class Nova:
         add("GET", "/compute/v2.1/flavors/{ident}/os-extra_specs", self._extra_specs)
         add("GET", "/compute/v2.1/limits", self._limits)
         add("GET", "/compute/v2.1/os-quota-sets/{whose}", self._quota)
+        add("PUT", "/compute/v2.1/os-quota-sets/{whose}", self._set_quota)
         add("GET", "/compute/v2.1/os-quota-sets/{whose}/detail", self._quota_detail)
         add("GET", "/compute/v2.1/os-availability-zone", self._zones)
 
@@ -43,19 +44,19 @@ class Nova:
         flavor = {"id": ident, "name": name, "vcpus": vcpus, "ram": ram, "disk": disk}
         self._world.put("flavor", flavor | {"extra_specs": {}, "description": None})
 
-    def negotiate(self, call: Call) -> dict[str, str]:
-        """Read the microversion of a call; answers the headers that tell it."""
+    def negotiate(self, call: Call) -> None:
+        """Read the microversion of a call, and tell it in the answer's headers."""
         if not call.path.startswith("/compute/v2.1/"):
-            return {}
+            return
         asked = version_of(call.headers.get("OpenStack-API-Version"), "compute")
         asked = asked or call.headers.get("X-OpenStack-Nova-API-Version")
-        call.version = negotiated(asked, LOW, HIGH)
-        text = f"{call.version[0]}.{call.version[1]}"
-        return {
+        text = asked if asked and asked != "latest" else ".".join(map(str, HIGH if asked else LOW))
+        call.spoken = {
             "OpenStack-API-Version": f"compute {text}",
             "X-OpenStack-Nova-API-Version": text,
             "Vary": "OpenStack-API-Version, X-OpenStack-Nova-API-Version",
         }
+        call.version = negotiated(asked, LOW, HIGH)
 
     def _describe(self, call: Call) -> dict[str, Any]:
         return {
@@ -171,13 +172,20 @@ class Nova:
         body = {"id": whose, **quota, "metadata_items": 128, "key_pairs": 100}
         return Reply(status=200, body={"quota_set": body})
 
+    def _set_quota(self, call: Call, whose: str) -> Reply:
+        set_quota(self._cloud, call, call.json()["quota_set"])
+        return self._quota(call, whose)
+
     def _quota_detail(self, call: Call, whose: str) -> Reply:
         quota = self._cloud.knobs.quota
         shown: dict[str, Any] = {
             name: {"limit": quota[name], "in_use": n, "reserved": 0}
             for name, n in self.used(call.project).items()
         }
-        shown["metadata_items"] = {"limit": 128, "in_use": 0, "reserved": 0}
+        fixed = {"metadata_items": 128, "key_pairs": 100}
+        fixed |= {"server_groups": 10, "server_group_members": 10}
+        for name, limit in fixed.items():
+            shown[name] = {"limit": limit, "in_use": 0, "reserved": 0}
         return Reply(status=200, body={"quota_set": {"id": whose, **shown}})
 
     def _limits(self, call: Call) -> Reply:

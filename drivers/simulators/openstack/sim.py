@@ -229,7 +229,7 @@ class OpenStackSim:
             reply = self._refused(Refusal(400, f"Malformed request: {e!r}"), service)
         if fault is not None:
             return Silence(cut=True)
-        headers = {**reply.headers, "x-openstack-request-id": request_id}
+        headers = {**call.spoken, **reply.headers, "x-openstack-request-id": request_id}
         return Reply(
             status=reply.status,
             body=reply.body,
@@ -273,12 +273,11 @@ class OpenStackSim:
             call.token = self.keystone.authenticated(call)
             if not call.token["project_id"]:
                 raise Refusal(401, "The request you have made requires authentication.")
-        spoken: dict[str, str] = {}
         if service == "compute":
-            spoken = self.nova.negotiate(call)
+            self.nova.negotiate(call)
             routes = self.servers.routes if "/servers" in call.path else self.nova.routes
         elif service == "volume":
-            spoken = self.cinder.negotiate(call)
+            self.cinder.negotiate(call)
             routes = self.cinder.routes
         elif service == "image":
             routes = self.glance.routes
@@ -287,10 +286,7 @@ class OpenStackSim:
         else:
             raise Refusal(404, "The resource could not be found.")
         endpoint, names = routes.find(call.method, call.path)
-        reply = endpoint(call, **names)
-        if not spoken:
-            return reply
-        return Reply(status=reply.status, body=reply.body, headers={**spoken, **reply.headers})
+        return endpoint(call, **names)
 
     @staticmethod
     def _refused(refusal: Refusal, service: str) -> Reply:

@@ -121,6 +121,7 @@ class Call:
     base: str
     token: dict[str, Any] = field(default_factory=dict)
     version: tuple[int, int] = (0, 0)
+    spoken: Mapping[str, str] = field(default_factory=dict)  # headers that tell the version
 
     def json(self) -> dict[str, Any]:
         raw = bytearray()
