@@ -8,7 +8,7 @@ from controlplane.domain.disk import MIB
 from controlplane.domain.errors import Integrity
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.nouns import Damage, Ref
-from controlplane.vault.pack import Pack, Packs
+from controlplane.vault.pack import KeyMissing, Pack, Packs
 from controlplane.vault.sealing import Blob, Unsealable
 
 _RANGE = 8 * MIB
@@ -59,6 +59,8 @@ class Blobs:
             try:
                 pack = self._packs.open(self._domain, ref.pack)
                 blob = pack.blob(ref.position, ref.id)
+            except KeyMissing as e:
+                out[number] = e
             except Integrity as e:
                 self._index.damaged(Damage(domain=self._domain, pack=ref.pack))
                 out[number] = e

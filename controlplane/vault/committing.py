@@ -103,7 +103,7 @@ class Committing:
         needed: set[bytes] = set()
         for copied in disks:
             try:
-                needed.update(ref.pack for ref in self._tree(copied).refs())
+                needed |= self._tree(copied).packs()
             except Integrity as e:
                 raise Integrity(
                     f"recovery point {point}, disk {copied.disk}: its manifest does not read back:"

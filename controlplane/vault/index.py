@@ -44,12 +44,14 @@ class ChunkIndex:
         self._packs = packs
         self._records = records
         self._lock = Lock()
-        self._db = sqlite3.connect(
-            str(path) if path else ":memory:", check_same_thread=False, isolation_level=None
-        )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        try:
+            self._db = _opened(path)
+        except sqlite3.DatabaseError:
+            if path is None:
+                raise
+            for spoilt in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                spoilt.unlink(missing_ok=True)
+            self._db = _opened(path)
 
     def close(self) -> None:
         self._db.close()
@@ -173,3 +175,17 @@ class ChunkIndex:
         (count,) = struct.unpack_from(">I", body)
         packs = [body[4 + 32 * i : 36 + 32 * i] for i in range(count)]
         return packs, list(_ENTRY.iter_unpack(body[4 + 32 * count :]))
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        str(path) if path else ":memory:", check_same_thread=False, isolation_level=None
+    )
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.executescript(_SCHEMA)
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -54,6 +54,12 @@ def decode(page: bytes, level: int, index: int, count: int) -> Entries:
     return tuple(entries)
 
 
+def packs_of(page: bytes) -> tuple[bytes, ...]:
+    """The packs that a page's entries lie in, without looking at the entries."""
+    count = _HEAD.unpack_from(page)[3]
+    return tuple(page[_HEAD.size + 32 * i : _HEAD.size + 32 * i + 32] for i in range(count))
+
+
 def levels(layout: Layout) -> int:
     """How many levels of pages; the topmost has one page."""
     count, width = 1, layout.leaves
@@ -140,6 +146,25 @@ class Tree:
         if self._top is not None:
             yield self._top
             yield from self._below(self._levels - 1, 0)
+
+    def packs(self) -> frozenset[bytes]:
+        """Every pack that the disk needs; of leaf pages only the list of packs is read."""
+        if self._top is None:
+            return frozenset()
+        found = {self._top.pack}
+        below = [(self._levels - 1, 0, self._top)]
+        while below:
+            level, index, ref = below.pop()
+            page = self._pages.page(ref)
+            found.update(packs_of(page))
+            if level:
+                entries = decode(page, level, index, self._shape.entries(level, index))
+                below += [
+                    (level - 1, index * FANOUT + i, entry)
+                    for i, entry in enumerate(entries)
+                    if entry is not None
+                ]
+        return frozenset(found)
 
     def _below(self, level: int, index: int) -> Iterator[Ref]:
         for i, ref in enumerate(self.entries(level, index) or ()):

@@ -113,6 +113,10 @@ class Pack:
         return self.blobs[position]
 
 
+class KeyMissing(Integrity):
+    """Not damage, as far as we can tell: a key that the pack names is not in the keyring."""
+
+
 class Packs:
     """Reading packs, with the tables of recently used ones kept."""
 
@@ -184,9 +188,14 @@ class Packs:
         at += length
         key_id = head[at + 1 : at + 1 + head[at]].decode(errors="replace") if at < len(head) else ""
         header = _header(domain, key_id, pack)
-        data_key = keys.data_key_named(key_id)
-        if data_key is None or not head.startswith(header):
+        if not head.startswith(header):
             raise Unsealable
+        data_key = keys.data_key_named(key_id)
+        if data_key is None:
+            raise KeyMissing(
+                f"pack {pack.hex()} of {domain} wants data key {key_id!r}, which the keyring does"
+                " not have: bring the key back"
+            )
         cipher = BlobCipher(data_key, pack, header)
         footer = self._objects.get(name, max(size - _FOOTER.size, 0), _FOOTER.size)
         start, sealed_length, _ = _FOOTER.unpack(footer)

@@ -31,7 +31,7 @@ _TABLE_NONCE = b"\x01" + bytes(_NONCE - 1)
 RAW, ZSTD, CODEC, PAGE = 0, 1, 0x0F, 0x10
 
 
-class Unsealable(Exception):  # always translated before it leaves the vault
+class Unsealable(Exception):
     """Stored bytes do not open under their key and place; the caller knows what to call it."""
 
 

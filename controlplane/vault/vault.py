@@ -12,7 +12,7 @@ from controlplane.domain.errors import Conflict, Integrity, Invalid, NotFound
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.committing import Committing
-from controlplane.vault.copying import Base, Copy, Tools
+from controlplane.vault.copying import Copy, attended
 from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import Tree
@@ -23,12 +23,14 @@ from controlplane.vault.nouns import (
     Layout,
     PointCommitted,
     PointRecord,
+    Session,
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.reading import PointReader
 from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
+from controlplane.vault.worker import Base, Tools
 
 _DECODERS = 2
 _DOMAIN_MAX = 512
@@ -93,13 +95,20 @@ class Vault:
         session = self._records.begin(
             point=point, disk=disk, domain=domain, attempt=attempt, layout=layout
         )
-        self._index.refresh(domain)
         blobs = self._blobs(domain)
-        usable = Usable(records=self._records, domain=domain)
-        if session.covered or session.copied:
-            session = recheck(session, records=self._records, blobs=blobs, usable=usable)
-            if session.copied is not None:
-                return session.copied
+
+        def prepare() -> tuple[Session, Usable]:
+            self._index.refresh(domain)
+            usable = Usable(records=self._records, domain=domain)
+            if not session.covered and session.copied is None:
+                return session, usable
+            return recheck(session, records=self._records, blobs=blobs, usable=usable), usable
+
+        session, usable = attended(
+            prepare, total=reader.size, progress=progress, cancelled=cancelled
+        )
+        if session.copied is not None:
+            return session.copied
         over = None
         if former is not None and former.chunk == session.layout.chunk:
             tree = Tree(pages=blobs, layout=former.layout, top=former.top)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from controlplane.domain.errors import Conflict, Exhausted, Integrity, Unavailable
-from controlplane.vault import copying, leaves, manifest, nouns, pack
+from controlplane.vault import copying, leaves, manifest, nouns, pack, worker
 from controlplane.vault.nouns import CopyStopped
 from tests.unit.vault.support import (
     CHUNK,
@@ -24,7 +24,7 @@ from tests.unit.vault.support import (
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Leaves of four chunks and packs of six, so that little data has many seals."""
-    for module in (nouns, leaves, manifest, copying):
+    for module in (nouns, manifest, copying, worker):
         if hasattr(module, "FANOUT"):
             monkeypatch.setattr(module, "FANOUT", 4)
     monkeypatch.setattr(leaves, "BATCH", 2 * CHUNK)

@@ -1,0 +1,297 @@
+"""One thread of a copy: it reads leaves, stores what is new, and seals packs of its own."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from controlplane.domain.disk import BlockReader
+from controlplane.domain.errors import FedctlError, Integrity
+from controlplane.vault.digest import content_digest, is_zero
+from controlplane.vault.index import ChunkIndex
+from controlplane.vault.leaves import LeafWork
+from controlplane.vault.manifest import Shape, Tree, encode
+from controlplane.vault.nouns import FANOUT, Layout, LeafDone, Ref, Session
+from controlplane.vault.pack import Packs, PackWriter
+from controlplane.vault.ports import DomainKeys, ObjectStore, VaultRecords
+from controlplane.vault.sealing import PAGE, blob_id
+
+_RECENT = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What every copy needs of the vault."""
+
+    records: VaultRecords
+    objects: ObjectStore
+    packs: Packs
+    index: ChunkIndex
+    clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The earlier point that `unchanged` extents refer to, and what of it cannot be used."""
+
+    tree: Tree
+    size: int
+    unusable: Callable[[Ref], bool]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True, kw_only=True)
+class Count:
+    done: int = 0
+    read: int = 0
+    fresh: int = 0
+    stored: int = 0
+
+
+class Run(Protocol):
+    """The copy that a worker belongs to."""
+
+    reader: BlockReader
+    session: Session
+    layout: Layout
+    keys: DomainKeys
+    tools: Tools
+    base: Base | None
+    reading: threading.Lock
+    stop: threading.Event
+
+    def next_leaf(self) -> LeafWork | None: ...
+
+    def cover(self, leaves: Sequence[LeafDone]) -> None: ...
+
+    def stored_elsewhere(self, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]: ...
+
+
+class Worker:
+    """One thread's part: leaf after leaf into its own pack after pack.
+
+    A full pack is made durable by a helper while the next one is written, one at a time and in
+    order, so that a leaf is never on record before all packs it refers to.
+    """
+
+    def __init__(self, copy: Run) -> None:
+        self._copy = copy
+        self._layout = copy.layout
+        self._shape = Shape(layout=copy.layout)
+        self._pack: PackWriter | None = None
+        self._unsealed: list[LeafDone] = []
+        self._recent: dict[bytes, tuple[bytes, int]] = {}
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: Future[None] | None = None
+        self.count = Count()
+        self.complete = False
+
+    def run(self) -> None:
+        try:
+            self._leaves()
+            self.finish()
+        except FedctlError:
+            self._copy.stop.set()
+            self._rescue()
+            raise
+        except BaseException:
+            self._copy.stop.set()
+            self._abort()
+            raise
+        finally:
+            self._sealer.shutdown()
+
+    def page(self, shape: Shape, level: int, index: int, refs: Sequence[Ref | None]) -> Ref | None:
+        """Store the page, or refer to the base's same page; None when all of it is zero."""
+        if not any(refs):
+            return None
+        body = encode(level, index, refs)
+        identity = blob_id(self._copy.keys.id_key, PAGE, len(body), content_digest(body))
+        digest = shape.digest(level, index, refs)
+        base = self._copy.base
+        if base is not None and self._layout.size == base.size:
+            with base.lock:
+                known = base.tree.page_ref(level, index)
+            if known is not None and known.id == identity and not base.unusable(known):
+                return known
+        pack = self._writer()
+        position, stored = pack.add(identity, PAGE, body)
+        self.count.stored += stored
+        return Ref(pack=pack.id, position=position, id=identity, digest=digest)
+
+    def finish(self) -> None:
+        """Everything of this thread is durable and on record when this returns."""
+        self._seal()
+        self._settle()
+
+    def close(self) -> None:
+        """Nothing unfinished stays; for the thread that uses only `page` and `finish`."""
+        self._abort()
+        self._sealer.shutdown()
+
+    def _seal(self) -> None:
+        self._settle()
+        pack, self._pack = self._pack, None
+        leaves, self._unsealed = self._unsealed, []
+        if pack is not None:
+            self._sealing = self._sealer.submit(self._put_on_record, pack, leaves)
+        else:
+            # Leaves of nothing but earlier packs need no record: a successor finds them again.
+            self._copy.cover(leaves)
+
+    def _settle(self) -> None:
+        """Wait for the pack before; its failure is ours."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            sealing.result()
+
+    def _put_on_record(self, pack: PackWriter, leaves: list[LeafDone]) -> None:
+        try:
+            pack.finish()
+            self._copy.tools.records.seal(self._copy.session, pack.id, leaves)
+        except BaseException:
+            pack.abort()
+            raise
+        self._copy.cover(leaves)
+
+    def _abort(self) -> None:
+        if self._pack is not None:
+            self._pack.abort()
+            self._pack = None
+
+    def _rescue(self) -> None:
+        """After a failed read whole leaves are sealed still; the first failure is the news."""
+        if self._sealing is not None and self._sealing.exception() is not None:
+            self._abort()
+            return
+        with suppress(FedctlError):
+            self.finish()
+        self._abort()
+
+    def _leaves(self) -> None:
+        while not self._copy.stop.is_set():
+            work = self._copy.next_leaf()
+            if work is None:
+                self.complete = True
+                return
+            done = self._leaf(work)
+            if done is None:
+                return
+            self._unsealed.append(done)
+            self.count.done += self._layout.leaf_length(work.index)
+            self._seal_when_full()
+
+    def _leaf(self, work: LeafWork) -> LeafDone | None:
+        """None when it was stopped on the way."""
+        refs: list[Ref | None] = [None] * len(work.kinds)
+        before = Count(read=self.count.read, fresh=self.count.fresh, stored=self.count.stored)
+        whole = self._take_over(work, refs)
+        if whole is None:
+            first = work.index * FANOUT
+            for start, end in work.batches(self._layout):
+                if self._copy.stop.is_set():
+                    return None
+                self._batch(first, start, end, refs)
+                self._seal_when_full()
+            whole = self.page(self._shape, 0, work.index, refs)
+        return LeafDone(
+            index=work.index,
+            ref=whole,
+            chunks=sum(ref is not None for ref in refs),
+            read=self.count.read - before.read,
+            fresh=self.count.fresh - before.fresh,
+            stored=self.count.stored - before.stored,
+        )
+
+    def _take_over(self, work: LeafWork, refs: list[Ref | None]) -> Ref | None:
+        """Fill in what the base has; the page itself when nothing of it changed."""
+        same = work.same()
+        if not same:
+            return None
+        base = self._copy.base
+        if base is None:
+            for i in same:
+                work.reread(i)
+            return None
+        with base.lock:
+            try:
+                entries = base.tree.entries(0, work.index) if self._in_base(work.index) else ()
+                page = base.tree.page_ref(0, work.index) if entries else None
+            except Integrity:
+                entries, page = (), None
+        if entries is None:
+            return None
+        for i in same:
+            ref = entries[i] if i < len(entries) else None
+            if i >= len(entries) or (ref is not None and base.unusable(ref)):
+                work.reread(i)
+            else:
+                refs[i] = ref
+        whole = work.all_same and page is not None and not base.unusable(page)
+        return page if whole else None
+
+    def _in_base(self, leaf: int) -> bool:
+        """Leaves that both disks have whole; the rest is read."""
+        base = self._copy.base
+        if base is None:
+            return False
+        end = leaf * self._layout.leaf + self._layout.leaf_length(leaf)
+        return base.size == self._layout.size or (end % self._layout.leaf == 0 and end <= base.size)
+
+    def _batch(self, leaf_first: int, start: int, end: int, refs: list[Ref | None]) -> None:
+        layout = self._layout
+        offset = (leaf_first + start) * layout.chunk
+        length = min((end - start) * layout.chunk, layout.size - offset)
+        with self._copy.reading:
+            data = self._copy.reader.read(offset, length)
+        if len(data) != length:
+            raise Integrity(f"the source gave {len(data)} bytes at {offset} instead of {length}")
+        self.count.read += length
+        view = memoryview(data)
+        wanted: dict[int, tuple[bytes, bytes, memoryview]] = {}
+        for i in range(start, end):
+            at = (i - start) * layout.chunk
+            size = min(layout.chunk, length - at)
+            if is_zero(data, at, size):
+                continue
+            digest = content_digest(view[at : at + size])
+            identity = blob_id(self._copy.keys.id_key, 0, size, digest)
+            wanted[i] = (identity, digest, view[at : at + size])
+        if not wanted:
+            return
+        new = [identity for identity, _, _ in wanted.values() if identity not in self._recent]
+        known = self._copy.stored_elsewhere(new) if new else {}
+        for i, (identity, digest, chunk) in wanted.items():
+            place = known.get(identity) or self._recent.get(identity)
+            if place is None:
+                place = self._store(identity, chunk)
+            refs[i] = Ref(pack=place[0], position=place[1], id=identity, digest=digest)
+
+    def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
+        pack = self._writer()
+        position, stored = pack.add(identity, 0, bytes(chunk))
+        self.count.fresh += len(chunk)
+        self.count.stored += stored
+        if len(self._recent) >= _RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[identity] = (pack.id, position)
+        return pack.id, position
+
+    def _writer(self) -> PackWriter:
+        if self._pack is None:
+            tools = self._copy.tools
+            self._pack = PackWriter(
+                session=self._copy.session,
+                keys=self._copy.keys,
+                records=tools.records,
+                objects=tools.objects,
+                now=tools.clock(),
+            )
+        return self._pack
+
+    def _seal_when_full(self) -> None:
+        if self._pack is not None and self._pack.full(self._copy.tools.clock()):
+            self._seal()
