@@ -22,7 +22,6 @@ _RETAIN = 7 * 86_400
 _SHORT = 12
 _FIXED = ("instanceRef", "target")
 _MOVES = frozenset({OperationKind.PLAN_MOVE, OperationKind.MOVE})
-_DONE = frozenset({OperationState.SUCCEEDED})
 _STOPPED = frozenset(
     {
         OperationState.FAILED,
@@ -44,7 +43,7 @@ class Moves(Stored):
             instance = _instance(tx, key, wish.spec)
             if before is not None and before.spec == wish.spec:
                 granted = self.write(tx, key, wish, status={}, now=now)
-                return replace(granted, operation=_latest(tx, before))
+                return replace(granted, operation=_latest(tx, before, instance))
             kind = self._admit(tx, key, wish.spec, instance, before)
             granted = self.write(tx, key, wish, status={"phase": "queued"}, now=now)
             operation = _begin(tx, caller, kind, granted.resource, instance, now=now)
@@ -85,7 +84,7 @@ class Moves(Stored):
                 return cancel(tx, caller, working, now)
             instance = _instance(tx, key, move.spec)
             free(tx, instance.id, what=f"instance {instance.key}")
-            latest = _latest(tx, move)
+            latest = _latest(tx, move, instance)
             if action == "retry":
                 return self._retry(tx, caller, move, instance, latest)
             if latest is not None and latest.kind is OperationKind.PLAN_MOVE:
@@ -199,12 +198,12 @@ def _sku_name(move: Resource) -> str | None:
     return named.name
 
 
-def _latest(tx: Tx, move: Resource) -> Operation | None:
+def _latest(tx: Tx, move: Resource, instance: Resource) -> Operation | None:
     """The newest planning or moving operation of this move."""
-    name = move.status.get("operation")
-    if name is None:
-        return None
-    return tx.operations.by_name(move.key.tenant, move.key.workspace, str(name))
+    found = tx.operations.list(move.key.tenant, move.key.workspace, subject=instance.id)
+    return next(
+        (o for o in found if o.kind in _MOVES and o.order.get("move") == str(move.id)), None
+    )
 
 
 def _open(tx: Tx, move: Resource) -> Operation | None:

@@ -1,0 +1,239 @@
+"""fedctl site, sweep: provider endpoints, and what lies there unaccounted for."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli import units
+from api.cli.client import Doc, started
+from api.cli.failure import Stopped
+from api.cli.names import find
+from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, field
+from api.cli.watch import check, follow
+from api.schemas.errors import NEEDS_ATTENTION
+from controlplane.domain.errors import Invalid
+from controlplane.domain.kinds import facts
+from controlplane.domain.resource import Kind
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+SITE = facts(Kind.SITE)
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once.")]
+
+
+@command(
+    app,
+    "add",
+    "fedctl site add gra-openstack --provider openstack --endpoint https://keystone.example:5000/v3"
+    " --region eu-fr --credentials gra.json",
+    "fedctl site add par-pve --provider proxmox --endpoint https://pve.example:8006"
+    " --region eu-fr --country FR --credentials - < par.json",
+    text="Registers a site, gives it credentials and verifies it.",
+)
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to call it, at most 32 characters.")],
+    *,
+    provider: Annotated[str, typer.Option(help="openstack, proxmox, ...")],
+    endpoint: Annotated[str, typer.Option(help="The provider's own URL.")],
+    region: Annotated[str, typer.Option(help="The domain of law it lies in.")] = "eu-fr",
+    country: Annotated[str | None, typer.Option(help="Two letters, such as FR.")] = None,
+    credentials: Annotated[
+        str | None, typer.Option(help="A JSON file of secrets; '-' is stdin.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="KEY=VALUE for this provider.")
+    ] = None,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", help="KEY=FINGERPRINT to hold it to.")
+    ] = None,
+    no_wait: NoWait = False,
+    output: Output = Form.TABLE,
+) -> None:
+    with Session(ctx, form=output) as session:
+        secrets = None if credentials is None else _secrets(credentials)
+        spec: dict[str, object] = {"provider": provider, "endpoint": endpoint, "region": region}
+        spec |= {"country": country} if country else {}
+        spec |= {"options": pairs(option, "--option")} if option else {}
+        spec |= {"pins": pairs(pin, "--pin")} if pin else {}
+        session.client.put(SITE, name, spec)
+        if secrets is not None:
+            path = f"{session.client.path(SITE, name)}/credentials"
+            session.client.send("PUT", path, json={"secrets": secrets})
+        session.say(f"Registered {name} ({provider}) in {region}.")
+        _verify(session, name, wait=not no_wait)
+
+
+@command(app, "list", "fedctl site list", "fedctl site list -o json", text="Lists sites.")
+def list_sites(ctx: typer.Context, output: Output = Form.TABLE) -> None:
+    with Session(ctx, form=output) as session:
+        items = session.client.list(SITE)
+        rows = [
+            (
+                each["metadata"]["name"],
+                each["spec"]["provider"],
+                each["spec"]["region"],
+                each["spec"].get("country", ""),
+                each["status"]["state"],
+                each["status"].get("health", ""),
+                each["status"].get("version", ""),
+            )
+            for each in items
+        ]
+        columns = ("NAME", "PROVIDER", "REGION", "COUNTRY", "STATE", "HEALTH", "VERSION")
+        session.data(items, Rows(columns, rows))
+
+
+@command(app, "show", "fedctl site show par-pve", "fedctl site show par -o yaml", text="Shows one.")
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The site.")],
+    output: Output = Form.TABLE,
+) -> None:
+    with Session(ctx, form=output) as session:
+        site = find(session, Kind.SITE, name).document
+        session.data(site, Facts(_facts(site)))
+
+
+@command(
+    app,
+    "verify",
+    "fedctl site verify par-pve",
+    "fedctl site verify par-pve --no-wait",
+    text="Logs in there and looks what it can.",
+)
+def verify(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The site.")],
+    *,
+    no_wait: NoWait = False,
+    output: Output = Form.TABLE,
+) -> None:
+    with Session(ctx, form=output) as session:
+        _verify(session, find(session, Kind.SITE, name).name, wait=not no_wait)
+
+
+@command(
+    app,
+    "remove",
+    "fedctl site remove par-pve",
+    "fedctl site remove par-pve --yes",
+    text="Forgets a site that holds nothing of ours any more.",
+)
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The site.")],
+    *,
+    yes: Yes = False,
+) -> None:
+    with Session(ctx) as session:
+        site = find(session, Kind.SITE, name)
+        question = f"Forget site {site.name} and its credentials? Nothing there is deleted."
+        if session.agreed(question, yes=yes):
+            session.client.send("DELETE", session.client.path(SITE, site.name))
+            session.say(f"Forgot {site.name}.")
+
+
+def sweep(
+    ctx: typer.Context,
+    site: Annotated[str | None, typer.Argument(help="One site only.")] = None,
+    *,
+    no_wait: NoWait = False,
+    output: Output = Form.TABLE,
+) -> None:
+    """Compares what lies at the sites with what is recorded."""
+    with Session(ctx, form=output) as session:
+        if site is None:
+            path = "/providers/fedctl.federation/v1/sweep"
+        else:
+            path = f"{session.client.path(SITE, find(session, Kind.SITE, site).name)}/sweep"
+        operation_path = started(session.client.send("POST", path))
+        if no_wait:
+            session.data({"operation": operation_path}, Rows(("OPERATION",), [[operation_path]]))
+            return
+        operation = check(follow(session, operation_path, "Sweeping"), what="The sweep ended")
+        result: Doc = operation["status"]["result"]
+        session.data(result)
+        _tell_orphans(session, result)
+
+
+def _tell_orphans(session: Session, result: Doc) -> None:
+    """Says that all is accounted for, or stops with every object that is not."""
+    swept = result.get("sites", [])
+    strange = [
+        f"{site['site']}  {what}  {each}"
+        for site in swept
+        for what in ("unaccounted", "missing")
+        for each in site[what]
+    ]
+    for site in swept:
+        session.say(f"{site['site']}: {site['accounted']} accounted for")
+    if strange:
+        raise Stopped(
+            f"{len(strange)} object(s) differ from what is recorded; nothing was deleted.",
+            exit_code=NEEDS_ATTENTION,
+            notes=(*strange, f"exit {NEEDS_ATTENTION}"),
+        )
+    session.say("Everything at the sites is accounted for.")
+
+
+def _verify(session: Session, name: str, *, wait: bool) -> None:
+    answer = session.client.send("POST", f"{session.client.path(SITE, name)}/verify")
+    path = started(answer)
+    if not wait:
+        session.data({"operation": path}, Rows(("OPERATION",), [[path]]))
+        return
+    operation = follow(session, path, f"Verifying {name}")
+    check(operation, what=f"Site {name} could not be verified")
+    site = session.client.get(SITE, name)
+    session.data(site, Facts(_facts(site)))
+
+
+def _facts(site: Doc) -> dict[str, object]:
+    status = site["status"]
+    return {
+        "name": site["metadata"]["name"],
+        "provider": site["spec"]["provider"],
+        "endpoint": site["spec"]["endpoint"],
+        "region": site["spec"]["region"],
+        "country": site["spec"].get("country"),
+        "state": status["state"],
+        "health": status.get("health"),
+        "version": status.get("version"),
+        "can": ", ".join(status.get("capabilities", [])),
+        "networks": ", ".join(n["name"] for n in status.get("networks", [])),
+        "warnings": "; ".join(status.get("warnings", [])),
+        "problem": field(site, "status", "problem", "message"),
+        "seen": units.local(status["lastSeenAt"]) if status.get("lastSeenAt") else None,
+        "credentials": "given" if status.get("hasCredentials") else "none",
+    }
+
+
+def _secrets(source: str) -> dict[str, str]:
+    text = typer.get_text_stream("stdin").read() if source == "-" else _text(Path(source))
+    try:
+        found = json.loads(text)
+    except ValueError as e:
+        raise Invalid("--credentials must hold a JSON object of texts") from e
+    if not isinstance(found, dict) or not found:
+        raise Invalid("--credentials must hold a JSON object of texts")
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as e:
+        raise Invalid(f"{path} cannot be read: {e.strerror}") from e
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """KEY=VALUE, as often as it was said."""
+    found = {}
+    for each in given or []:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise Invalid(f"{option} is {each!r}: write KEY=VALUE")
+        found[key] = value
+    return found

@@ -1,0 +1,143 @@
+"""Plans, refusals and outcomes of moves, in words."""
+
+from api.cli import units
+from api.cli.client import Doc
+from api.cli.failure import Stopped
+from api.cli.session import field
+from api.cli.watch import blockers, name_of
+from api.schemas.errors import BLOCKED, OUTCOME_EXIT, ROLLED_BACK
+from controlplane.domain.operation import OperationState
+
+_SHORT = 6
+_BACK = frozenset({OperationState.ROLLED_BACK, OperationState.CANCELLED, OperationState.FAILED})
+
+
+def plan_text(subject: str, move: Doc) -> str:
+    """What is going to be done, before anybody agrees to it."""
+    status = move["status"]
+    plan = status.get("plan") or {}
+    target = plan.get("target", {})
+    digest = str(status.get("planDigest", ""))[:_SHORT]
+    lines = [f"Move {subject}   {plan.get('source')}  ->  {target.get('site')}   plan {digest}", ""]
+    lines += [f"  {name:<9} {text}" for name, text in _parts(plan, target)]
+    estimate = status.get("estimate") or plan.get("estimate")
+    if estimate:
+        lines += ["", f"  estimate  {_estimate(estimate)}"]
+    told = [f for f in status.get("findings", []) if f["severity"] != "blocker"]
+    lines += [""] if told else []
+    lines += [_finding(f) for f in told]
+    return "\n".join(lines)
+
+
+def blocked(subject: str, site: str, move: Doc, request: str = "") -> Stopped:
+    """A refusal: every blocker with its evidence and remedy."""
+    lines = [""]
+    for each in blockers(move["status"]):
+        lines.append(_finding(each))
+        if each.get("remedy"):
+            lines.append(f"            {each['remedy']}")
+    lines += ["", f"Nothing was changed.   {request}exit {BLOCKED}"]
+    return Stopped(
+        f"Not moved: {subject} may not run on {site}.", exit_code=BLOCKED, notes=tuple(lines)
+    )
+
+
+def moved_text(subject: str, move: Doc, operation: Doc, address: str | None) -> str:
+    """A move that is done: where the instance is now, what it cost, what is left behind."""
+    status = move["status"]
+    result = operation["status"].get("result", {})
+    site = move["spec"]["target"]["site"]
+    source = field(status, "plan", "source") or "its old site"
+    where = f", {address}" if address else ""
+    lines = [f"Moved {subject}: now on {site}{where}"]
+    cost = [f"downtime {units.seconds(status['downtimeSeconds'])}"] if _known(status) else []
+    if "bytesSent" in result and "bytesRead" in result:
+        sent, read = units.size(result["bytesSent"]), units.size(result["bytesRead"])
+        cost.append(f"sent {sent} of {read} read")
+    proofs = status.get("proof") or []
+    if isinstance(proofs, list) and proofs:
+        equal = sum(1 for proof in proofs if proof.get("equal"))
+        cost.append(f"proof {equal} of {len(proofs)} disk(s) equal")
+    lines.append(f"  {'   '.join(cost)}")
+    ends = [r["expiresAt"] for r in status.get("retained", []) if r.get("expiresAt")]
+    until = f" until {units.day(min(ends))}" if ends else ""
+    lines += [
+        f"  the old copy on {source} is stopped and fenced and stays{until}",
+        f"  now     fedctl moves finalize {subject}   deletes it",
+        f"  return  fedctl move {subject} --to {source}",
+    ]
+    return "\n".join(lines)
+
+
+def failed(subject: str, move: Doc, operation: Doc) -> Stopped:
+    """A move that did not get there: what is safe now, why, what next."""
+    outcome = OperationState(operation["status"]["outcome"])
+    exit_code = OUTCOME_EXIT[outcome]
+    problem = operation["status"].get("problem") or {}
+    step = f' at "{problem["step"]}"' if problem.get("step") else ""
+    source = field(move, "status", "plan", "source") or "where it was"
+    how = {
+        OperationState.ROLLED_BACK: f"failed{step} and was rolled back",
+        OperationState.CANCELLED: "was cancelled and rolled back",
+        OperationState.FAILED: f"failed{step} before anything was changed",
+        OperationState.NEEDS_ATTENTION: f"needs a person{step}",
+    }[outcome]
+    notes = []
+    if outcome in _BACK:
+        notes.append(f"  {subject} is on {source}, as it was before")
+    if problem.get("message"):
+        notes.append(f"  why     {problem['message']}")
+    if problem.get("detail"):
+        notes.append(f"  quoted  {problem['detail']}")
+    for kept in move["status"].get("retained", []):
+        size = units.size(kept.get("sizeBytes") or kept.get("size") or 0)
+        notes.append(f"  kept    {kept['kind']} on {kept['site']} ({size})")
+    if exit_code == ROLLED_BACK:
+        notes.append(f"  next    fedctl moves retry {subject}, or fedctl moves finalize {subject}")
+    notes.append(f"  look    fedctl operation show {name_of(operation)}")
+    notes.append(f"  exit {exit_code}")
+    return Stopped(f"Move of {subject} {how}.", exit_code=exit_code, notes=tuple(notes))
+
+
+def _known(status: Doc) -> bool:
+    return status.get("downtimeSeconds") is not None
+
+
+def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
+    size = target.get("size", {})
+    parts = []
+    if size:
+        sku = f" as {target['sku']}" if target.get("sku") else ""
+        parts.append(("compute", f"{size['cpus']} vCPU / {units.size(size['memory'])}{sku}"))
+    if target.get("firmware"):
+        parts.append(("firmware", target["firmware"]))
+    for disk in target.get("disks", []):
+        grown = disk["target_size"] - disk["size"]
+        longer = f", {units.size(grown)} longer there" if grown else ""
+        storage = f" on {disk['storage']}" if disk.get("storage") else ""
+        way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
+        text = f"{units.size(disk['size'])} as {disk['format']}{storage}{longer}; {way}"
+        parts.append((f"disk {disk['index']}", text))
+    for index, nic in enumerate(target.get("nics", [])):
+        kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
+        came = f" (was {nic['source_network']})" if nic.get("source_network") else ""
+        parts.append((f"nic {index}", f"{nic['network']}{came}{f', keeps {kept}' if kept else ''}"))
+    for check in plan.get("checks", []):
+        pattern = f" and prints {check['pattern']!r}" if check.get("pattern") else ""
+        parts.append(("check", f"{check['kind']}{pattern} within {units.seconds(check['within'])}"))
+    if plan.get("fence"):
+        parts.append(("fence", f"the source, {plan['fence']}"))
+    if plan.get("return_path"):
+        parts.append(("return", plan["return_path"]))
+    return parts
+
+
+def _estimate(estimate: Doc) -> str:
+    whole, down = units.seconds(estimate["seconds"]), units.seconds(estimate["downtime_seconds"])
+    sent = units.size(estimate["bytes_sent"])
+    basis = f"     ({estimate['basis']})" if estimate.get("basis") else ""
+    return f"{whole} in all, {down} downtime, {sent} sent{basis}"
+
+
+def _finding(finding: Doc) -> str:
+    return f"  {finding['severity']:<8}  {finding['id']}  {finding['evidence']}"

@@ -1,0 +1,180 @@
+"""One run of the program: where it speaks, to whom, in which form."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from api.cli.client import Client, Doc
+from api.cli.contexts import Context, Contexts
+from controlplane.domain.errors import Invalid
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Form(StrEnum):
+    """How data is written to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """What was said before the command, or in the environment."""
+
+    url: str | None = None
+    token: str | None = None
+    tenant: str | None = None
+    context: str | None = None
+    config: Path | None = None
+    show_request: bool = False
+
+
+Output = Annotated[
+    Form, typer.Option("-o", "--output", help="How to write data.", envvar="FEDCTL_OUTPUT")
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option("-w", "--workspace", help="The workspace.", envvar="FEDCTL_WORKSPACE"),
+]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing.")]
+
+
+class Session(AbstractContextManager["Session"]):
+    """Data goes to stdout, talk to stderr; colours and bars only where a person looks."""
+
+    def __init__(
+        self, ctx: typer.Context, *, form: Form = Form.TABLE, workspace: str | None = None
+    ) -> None:
+        said: Globals = ctx.find_root().obj
+        self.contexts = Contexts.default(said.config)
+        present = self.contexts.present(said.context)
+        given = {"url": said.url, "token": said.token, "tenant": said.tenant}
+        chosen = {name: value for name, value in given.items() if value}
+        chosen |= {"workspace": workspace} if workspace else {}
+        self.context = replace(present, **chosen)
+        self.named_workspace = workspace or ""
+        self.form = form
+        self.out = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self.talk = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        show = self._show_request if said.show_request else None
+        self._client: Client | None = None
+        self._show = show
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    @property
+    def client(self) -> Client:
+        """Connects on first use; the tenant is that of the token unless one was named."""
+        if self._client is None:
+            self._client = Client(self.context, show=self._show)
+            if self.context.token and not self.context.tenant:
+                me = self._client.document("GET", "/providers/fedctl.identity/v1/me")
+                self.context = replace(self.context, tenant=str(me["tenant"]))
+                self._client.context = self.context
+        return self._client
+
+    def with_context(self, context: Context) -> Client:
+        """Speaks as `context` from now on."""
+        if self._client is not None:
+            self._client.close()
+        self.context = context
+        self._client = Client(context, show=self._show)
+        return self._client
+
+    def say(self, text: str = "") -> None:
+        self.talk.print(text, markup=False)
+
+    def data(self, document: object, rows: "Rows | None" = None) -> None:
+        """One document for programs, or a table for people."""
+        if self.form is Form.JSON:
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        elif self.form is Form.YAML:
+            sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        elif rows is not None:
+            rows.write(self.out)
+
+    def agreed(self, question: str, *, yes: bool) -> bool:
+        """Whether to go on; where nobody can be asked, `--yes` must say so."""
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise Invalid(f"{question} There is nobody to ask here: add --yes to agree")
+        self.talk.print(f"{question} [y/N] ", end="", markup=False)
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    def _show_request(self, line: str) -> None:
+        self.talk.print(line, markup=False, style="dim")
+
+
+class Rows:
+    """A plain table: columns are aligned, nothing is drawn around them."""
+
+    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        self._columns = columns
+        self._rows = [[str(cell) for cell in row] for row in rows]
+
+    def write(self, console: Console) -> None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in self._columns:
+            table.add_column(column, no_wrap=True)
+        for row in self._rows:
+            table.add_row(*row)
+        console.print(table, markup=False) if self._rows else None
+
+
+class Facts(Rows):
+    """One thing, a line for each of its fields that has a value."""
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        super().__init__((), ((k, v) for k, v in fields.items() if v not in {None, ""}))
+
+    def write(self, console: Console) -> None:
+        width = max((len(row[0]) for row in self._rows), default=0)
+        for name, value in self._rows:
+            console.print(f"{name.ljust(width)}  {value}", markup=False)
+
+
+def examples(*lines: str, text: str) -> str:
+    """Help that begins with real examples."""
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"\b\nExamples:\n{shown}\n\n{text}"
+
+
+def command(
+    app: typer.Typer, name: str, *lines: str, text: str, passes_on: bool = False
+) -> Callable[[F], F]:
+    """A command whose help begins with real examples; `passes_on` leaves unknown options to it."""
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if passes_on else None
+    return app.command(
+        name, help=examples(*lines, text=text), short_help=text, context_settings=settings
+    )
+
+
+def field(document: Doc, *path: str) -> Any:  # noqa: ANN401  # whatever the answer holds there
+    """What lies under `path`; None where something is missing."""
+    found: Any = document
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            return None
+        found = found[name]
+    return found

@@ -1,0 +1,207 @@
+"""Following an operation to its end, and leaving it with Ctrl-C."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import httpx
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from api.cli import units
+from api.cli.client import Doc, started
+from api.cli.failure import Stopped
+from api.cli.session import Rows, Session
+from api.schemas.errors import DETACHED, OUTCOME_EXIT
+from controlplane.domain.errors import Unavailable
+from controlplane.domain.operation import OperationState
+
+_EVERY = 0.4
+_PATIENT = 75  # times of `_EVERY`: half a minute
+_BAR = 17
+_NAME = 16
+_MARKS = {"ok": "ok", "running": ">>", "failed": "!!", "undone": "<<"}
+
+
+def ended(operation: Doc) -> OperationState | None:
+    """How the operation came out; None while it goes on."""
+    outcome = operation["status"].get("outcome")
+    return None if outcome is None else OperationState(outcome)
+
+
+def name_of(operation: Doc) -> str:
+    """What a person types to come back to it."""
+    metadata = operation["metadata"]
+    workspace = metadata.get("workspace")
+    return f"{workspace}/{metadata['name']}" if workspace else str(metadata["name"])
+
+
+def follow(session: Session, path: str, title: str) -> Doc:
+    """The operation at `path` once it has ended; its steps are shown until then."""
+    waiting = threading.Event()
+    shown = _Bars(session, title) if session.talk.is_terminal else _Lines(session, title)
+    operation = session.client.document("GET", path)
+    try:
+        with shown:
+            while True:
+                shown.update(operation)
+                if ended(operation) is not None:
+                    return operation
+                waiting.wait(_EVERY)
+                operation = _again(session, path, waiting)
+    except KeyboardInterrupt:
+        name = name_of(operation)
+        raise Stopped(
+            f"Left {title}: it goes on.",
+            exit_code=DETACHED,
+            notes=(f"fedctl operation watch {name}   to come back to it",),
+        ) from None
+
+
+def _again(session: Session, path: str, waiting: threading.Event) -> Doc:
+    """The operation now; a server that is being restarted is waited for."""
+    for _ in range(_PATIENT):
+        try:
+            return session.client.document("GET", path)
+        except Unavailable:
+            waiting.wait(_EVERY)
+    return session.client.document("GET", path)
+
+
+def check(operation: Doc, *, what: str) -> Doc:
+    """The operation, when it succeeded; else stopped with what went wrong and its exit code."""
+    outcome = ended(operation)
+    if outcome is OperationState.SUCCEEDED or outcome is None:
+        return operation
+    raise Stopped(
+        f"{what}: {outcome.value}.",
+        exit_code=OUTCOME_EXIT[outcome],
+        notes=(*reasons(operation), f"exit {OUTCOME_EXIT[outcome]}"),
+    )
+
+
+def finish(session: Session, answer: httpx.Response, title: str, *, wait: bool) -> Doc | None:
+    """The work that `answer` started, once it succeeded; only its name where nobody waits."""
+    path = started(answer)
+    if not path:
+        return None
+    if not wait:
+        operation = session.client.document("GET", path)
+        session.data(operation, Rows(("OPERATION",), [[name_of(operation)]]))
+        return None
+    return check(follow(session, path, title), what=f"{title} did not succeed")
+
+
+def reasons(operation: Doc) -> tuple[str, ...]:
+    """Why it ended so, in the words of the operation."""
+    status = operation["status"]
+    lines = [f"{f['severity']}  {f['id']}  {f['evidence']}" for f in blockers(status)]
+    problem = status.get("problem")
+    if problem:
+        step = f' at "{problem["step"]}"' if problem.get("step") else ""
+        lines.append(f"why     {problem['message']}{step}")
+        if problem.get("detail"):
+            lines.append(f"quoted  {problem['detail']}")
+    lines.append(f"look    fedctl operation show {name_of(operation)}")
+    return tuple(lines)
+
+
+def blockers(status: Doc) -> list[Doc]:
+    return [f for f in status.get("findings", []) if f["severity"] == "blocker"]
+
+
+class _Lines:
+    """For logs: a line when a step begins or ends."""
+
+    def __init__(self, session: Session, title: str) -> None:
+        self._session = session
+        self._title = title
+        self._told: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def update(self, operation: Doc) -> None:
+        if not self._told:
+            self._session.say(f"{self._title}   operation {name_of(operation)}")
+            self._told[""] = ""
+        for step in operation["status"]["steps"]:
+            if self._told.get(step["name"]) != step["state"]:
+                self._told[step["name"]] = step["state"]
+                self._session.say(step_line(step))
+
+
+class _Bars:
+    """For people: every step, with a bar for the copy that runs."""
+
+    def __init__(self, session: Session, title: str) -> None:
+        self._title = title
+        self._live = Live(console=session.talk, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def update(self, operation: Doc) -> None:
+        self._live.update(screen(self._title, operation), refresh=True)
+
+
+def screen(title: str, operation: Doc) -> RenderableType:
+    """The whole picture of an operation that runs."""
+    status = operation["status"]
+    lines = [Text(f"{title}   operation {name_of(operation)}", style="bold")]
+    steps = status["steps"]
+    lines += [Text(step_line(step)) for step in steps]
+    if ended(operation) is None:
+        lines += [Text(progress_line(copy, operation)) for copy in running_copies(status)]
+        if not steps:
+            lines.append(Text("  ..  waiting for a worker"))
+        lines.append(Text("Ctrl-C leaves it running.", style="dim"))
+    return Group(*lines)
+
+
+def running_copies(status: Doc) -> list[Doc]:
+    return [p for p in status.get("progress", []) if p["done"] < p["total"]]
+
+
+def step_line(step: Doc) -> str:
+    mark = _MARKS.get(step["state"], "..")
+    took = units.seconds(step["seconds"]) if "seconds" in step else ""
+    tries = f"  try {step['attempts']}" if step["attempts"] > 1 else ""
+    message = f"  {step['message']}" if step.get("message") else ""
+    return f"  {mark}  {step['name']:<40} {took:>8}{tries}{message}".rstrip()
+
+
+def progress_line(copy: Doc, operation: Doc) -> str:
+    """`>>  copy 0  [####----]  4.4 / 6.1 GiB   43 MiB/s   39 s left`."""
+    done, total = copy["done"], copy["total"]
+    filled = round(_BAR * done / total) if total else _BAR
+    bar = f"[{'#' * filled}{'-' * (_BAR - filled)}]"
+    line = f"  >>  {copy['what']:<{_NAME}} {bar}  {units.size(done)} / {units.size(total)}"
+    began = _began(copy, operation)
+    passed = (units.moment(copy["at"]) - units.moment(began)).total_seconds() if began else 0.0
+    if done and passed > 0:
+        rate = done / passed
+        left = units.seconds((total - done) / rate)
+        line += f"   {units.size(rate)}/s   {left} left"
+    return line
+
+
+def _began(copy: Doc, operation: Doc) -> str | None:
+    """When the step that this copy belongs to began."""
+    running = [s for s in operation["status"]["steps"] if s["state"] == "running"]
+    named = [s for s in running if s["name"] == copy["what"]]
+    steps = named or running
+    return str(steps[-1]["startedAt"]) if steps else None
