@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from controlplane.domain.disk import MIB
 from controlplane.domain.errors import Integrity
+from controlplane.domain.vault import (
+    Damage,
+    Ref,
+)
 from controlplane.vault.index import ChunkIndex
-from controlplane.vault.nouns import Damage, Ref
 from controlplane.vault.pack import KeyMissing, Pack, Packs
 from controlplane.vault.sealing import Blob, Unsealable
 

@@ -8,6 +8,12 @@ from datetime import datetime
 from controlplane.domain.disk import Mark
 from controlplane.domain.errors import Conflict, FedctlError, Integrity
 from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.vault import (
+    Damage,
+    DiskCopied,
+    PackState,
+    PointRecord,
+)
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.heads import (
     Head,
@@ -24,14 +30,15 @@ from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import Tree
 from controlplane.vault.nouns import (
     CopyStopped,
-    Damage,
-    DiskCopied,
-    PackState,
     PointCommitted,
-    PointRecord,
 )
 from controlplane.vault.pack import Packs
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import (
+    Keys,
+    ObjectStore,
+    Signer,
+    VaultRecords,
+)
 from controlplane.vault.sealing import open_object, seal_object
 
 _CHECKERS = 2

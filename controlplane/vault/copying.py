@@ -7,19 +7,23 @@ from typing import TypeVar
 
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.errors import Integrity
-from controlplane.vault.digest import root_digest, zero_digest
-from controlplane.vault.leaves import LeafWork, leaf_works
-from controlplane.vault.manifest import Shape, levels
-from controlplane.vault.nouns import (
+from controlplane.domain.vault import (
     FANOUT,
-    CopyProgress,
-    CopyStopped,
     DiskCopied,
     LeafDone,
     PackState,
     Session,
 )
-from controlplane.vault.ports import DomainKeys
+from controlplane.vault.digest import root_digest, zero_digest
+from controlplane.vault.leaves import LeafWork, leaf_works
+from controlplane.vault.manifest import Shape, levels
+from controlplane.vault.nouns import (
+    CopyProgress,
+    CopyStopped,
+)
+from controlplane.vault.ports import (
+    DomainKeys,
+)
 from controlplane.vault.sealing import Unsealable
 from controlplane.vault.worker import Base, Tools, Worker
 

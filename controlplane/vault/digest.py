@@ -13,7 +13,14 @@ from blake3 import blake3
 
 from controlplane.domain.disk import BlockReader, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid
-from controlplane.vault.nouns import BATCH, BLOCK, CopyProgress, CopyStopped
+from controlplane.domain.vault import (
+    BLOCK,
+)
+from controlplane.vault.nouns import (
+    BATCH,
+    CopyProgress,
+    CopyStopped,
+)
 
 _LEAF = "fedctl 2026-11 disk digest: block"
 _NODE = "fedctl 2026-11 disk digest: node"

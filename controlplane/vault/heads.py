@@ -10,8 +10,13 @@ from blake3 import blake3
 from controlplane.domain.disk import Mark
 from controlplane.domain.errors import Integrity
 from controlplane.domain.ids import InstanceId, PointId, TenantName
-from controlplane.vault.nouns import DiskCopied, Ref
-from controlplane.vault.ports import Signer
+from controlplane.domain.vault import (
+    DiskCopied,
+    Ref,
+)
+from controlplane.vault.ports import (
+    Signer,
+)
 
 _KIND = "fedctl-head-1"
 

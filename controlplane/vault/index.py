@@ -11,9 +11,15 @@ from threading import Lock
 from blake3 import blake3
 
 from controlplane.domain.errors import Integrity, NotFound
-from controlplane.vault.nouns import Damage
+from controlplane.domain.vault import (
+    Damage,
+)
 from controlplane.vault.pack import Packs
-from controlplane.vault.ports import Keys, ObjectStore, VaultRecords
+from controlplane.vault.ports import (
+    Keys,
+    ObjectStore,
+    VaultRecords,
+)
 from controlplane.vault.sealing import PAGE, open_object, seal_object
 
 _ENTRY = struct.Struct(">32sII")

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from controlplane.domain.disk import BlockReader, ExtentKind
+from controlplane.domain.vault import (
+    Layout,
+)
 from controlplane.vault.digest import checked_extents
-from controlplane.vault.nouns import BATCH, Layout
+from controlplane.vault.nouns import (
+    BATCH,
+)
 
 _UNSET, _ZERO, _SAME, _READ = range(4)
 _KIND = {ExtentKind.ZERO: _ZERO, ExtentKind.UNCHANGED: _SAME, ExtentKind.DATA: _READ}

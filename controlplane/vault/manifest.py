@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from controlplane.domain.errors import Integrity
+from controlplane.domain.vault import (
+    FANOUT,
+    Layout,
+    Ref,
+)
 from controlplane.vault.digest import join, zero_digest
-from controlplane.vault.nouns import FANOUT, Layout, Ref
 
 _HEAD = struct.Struct(">4sBQHH")
 _ENTRY = struct.Struct(">HI32s32s")

@@ -8,7 +8,9 @@ from uuid import uuid4
 
 from controlplane.domain.errors import SUPERSEDED, Conflict
 from controlplane.domain.ids import InstanceId, PointId, TenantName
-from controlplane.vault.nouns import (
+from controlplane.domain.vault import (
+    CONDEMNED,
+    RACED,
     Damage,
     DiskCopied,
     Layout,
@@ -18,7 +20,6 @@ from controlplane.vault.nouns import (
     PointRecord,
     Session,
 )
-from controlplane.vault.ports import CONDEMNED, RACED
 
 _Key = tuple[PointId, int]
 

@@ -14,8 +14,16 @@ from threading import Lock
 
 from controlplane.domain.disk import MIB
 from controlplane.domain.errors import Integrity, NotFound
-from controlplane.vault.nouns import PackNew, Session
-from controlplane.vault.ports import DomainKeys, Keys, ObjectStore, VaultRecords
+from controlplane.domain.vault import (
+    PackNew,
+    Session,
+)
+from controlplane.vault.ports import (
+    DomainKeys,
+    Keys,
+    ObjectStore,
+    VaultRecords,
+)
 from controlplane.vault.sealing import ID, TAG, Blob, BlobCipher, Unsealable, compress
 
 PACK_BYTES = 64 * MIB

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from controlplane.domain.ids import InstanceId, PointId, TenantName
-from controlplane.vault.nouns import (
+from controlplane.domain.vault import (
     Damage,
     DiskCopied,
     Layout,
@@ -16,9 +16,6 @@ from controlplane.vault.nouns import (
     PointRecord,
     Session,
 )
-
-CONDEMNED = "condemned"
-RACED = "raced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

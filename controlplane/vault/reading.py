@@ -6,10 +6,13 @@ from threading import Lock
 
 from controlplane.domain.disk import MIB, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid
+from controlplane.domain.vault import (
+    FANOUT,
+    DiskCopied,
+)
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.digest import zeros
 from controlplane.vault.manifest import Tree
-from controlplane.vault.nouns import FANOUT, DiskCopied
 
 _AHEAD = 2 * MIB
 _KEPT = 8 * MIB

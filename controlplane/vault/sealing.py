@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from controlplane.domain.errors import Integrity
 from controlplane.vault.digest import content_digest
-from controlplane.vault.ports import DomainKeys
+from controlplane.vault.ports import (
+    DomainKeys,
+)
 
 ID = 32
 TAG = 16

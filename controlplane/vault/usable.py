@@ -3,10 +3,18 @@
 from dataclasses import replace
 
 from controlplane.domain.errors import Integrity
+from controlplane.domain.vault import (
+    Damage,
+    LeafDone,
+    PackState,
+    Ref,
+    Session,
+)
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.manifest import Shape, Tree, decode
-from controlplane.vault.nouns import Damage, LeafDone, PackState, Ref, Session
-from controlplane.vault.ports import VaultRecords
+from controlplane.vault.ports import (
+    VaultRecords,
+)
 
 _GOOD = (PackState.SEALED, PackState.VERIFIED)
 

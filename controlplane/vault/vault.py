@@ -10,6 +10,12 @@ from typing import Self
 from controlplane.domain.disk import BlockReader, Mark
 from controlplane.domain.errors import Conflict, Integrity, Invalid, NotFound
 from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.vault import (
+    DiskCopied,
+    Layout,
+    PointRecord,
+    Session,
+)
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
@@ -19,14 +25,15 @@ from controlplane.vault.manifest import Tree
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
-    DiskCopied,
-    Layout,
     PointCommitted,
-    PointRecord,
-    Session,
 )
 from controlplane.vault.pack import Packs, pack_name
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import (
+    Keys,
+    ObjectStore,
+    Signer,
+    VaultRecords,
+)
 from controlplane.vault.reading import PointReader
 from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck

@@ -10,13 +10,23 @@ from typing import Protocol
 
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.errors import FedctlError, Integrity
+from controlplane.domain.vault import (
+    FANOUT,
+    Layout,
+    LeafDone,
+    Ref,
+    Session,
+)
 from controlplane.vault.digest import content_digest, is_zero
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.leaves import LeafWork
 from controlplane.vault.manifest import Shape, Tree, encode
-from controlplane.vault.nouns import FANOUT, Layout, LeafDone, Ref, Session
 from controlplane.vault.pack import Packs, PackWriter
-from controlplane.vault.ports import DomainKeys, ObjectStore, VaultRecords
+from controlplane.vault.ports import (
+    DomainKeys,
+    ObjectStore,
+    VaultRecords,
+)
 from controlplane.vault.sealing import PAGE, blob_id
 
 _RECENT = 65536

@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import InstanceId, PointId, TenantName
-from controlplane.vault.nouns import (
+from controlplane.domain.vault import (
     Damage,
     DiskCopied,
     Layout,
@@ -18,7 +18,9 @@ from controlplane.vault.nouns import (
     Ref,
     Session,
 )
-from controlplane.vault.ports import VaultRecords
+from controlplane.vault.ports import (
+    VaultRecords,
+)
 
 AT = datetime(2026, 11, 1, 12, 30, 15, 250, tzinfo=UTC)
 REF = Ref(pack=b"\1" * 32, position=3, id=b"\2" * 32, digest=b"\3" * 32)

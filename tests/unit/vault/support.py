@@ -13,7 +13,9 @@ from controlplane.domain.disk import KIB, MIB, Extent, ExtentKind
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.memory import MemoryRecords
-from controlplane.vault.ports import DomainKeys
+from controlplane.vault.ports import (
+    DomainKeys,
+)
 from controlplane.vault.vault import Vault
 
 DOMAIN = "acme/shop"

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from controlplane.domain.errors import Integrity
-from controlplane.vault.nouns import PackState
+from controlplane.domain.vault import (
+    PackState,
+)
 from tests.unit.vault.support import (
     CHUNK,
     INSTANCE,

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from controlplane.domain.errors import Integrity
-from controlplane.vault.nouns import CopyProgress
+from controlplane.vault.nouns import (
+    CopyProgress,
+)
 from tests.unit.vault.support import (
     CHUNK,
     DOMAIN,

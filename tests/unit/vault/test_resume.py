@@ -6,9 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from controlplane.domain import vault as words
 from controlplane.domain.errors import Conflict, Exhausted, Integrity, Unavailable
-from controlplane.vault import copying, leaves, manifest, nouns, pack, worker
-from controlplane.vault.nouns import CopyStopped
+from controlplane.vault import copying, leaves, manifest, pack, worker
+from controlplane.vault.nouns import (
+    CopyStopped,
+)
 from tests.unit.vault.support import (
     CHUNK,
     Bytes,
@@ -24,7 +27,7 @@ from tests.unit.vault.support import (
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Leaves of four chunks and packs of six, so that little data has many seals."""
-    for module in (nouns, manifest, copying, worker):
+    for module in (words, manifest, copying, worker):
         if hasattr(module, "FANOUT"):
             monkeypatch.setattr(module, "FANOUT", 4)
     monkeypatch.setattr(leaves, "BATCH", 2 * CHUNK)
@@ -162,7 +165,7 @@ def test_the_same_attempt_twice_leaves_one_writer(world, vault):
     """An attempt that lost its process may be repeated under its own number."""
     point = new_point()
     former = world.records.begin(
-        point=point, disk=0, domain="acme/shop", attempt=1, layout=nouns.Layout.of(len(DATA))
+        point=point, disk=0, domain="acme/shop", attempt=1, layout=words.Layout.of(len(DATA))
     )
     copy(vault, DATA, point=point, attempt=1)
     with pytest.raises(Conflict) as caught:

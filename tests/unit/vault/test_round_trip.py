@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import GIB, KIB, MIB, ExtentKind, Mark
 from controlplane.domain.errors import Conflict, Invalid, NotFound
 from controlplane.domain.ids import InstanceId, TenantName
+from controlplane.domain.vault import (
+    Layout,
+)
 from controlplane.vault import manifest
 from controlplane.vault.digest import digest
 from controlplane.vault.heads import head_hash, read_head
-from controlplane.vault.nouns import Layout
 from tests.unit.vault.support import (
     CHUNK,
     DOMAIN,
