@@ -253,4 +253,7 @@ class Me(Shown):
 
 
 class UserIn(Wire):
+    """`admin` gives the user the role seca.admin in the tenant."""
+
     password: Annotated[str, Field(min_length=1, max_length=1024)]
+    admin: bool = False

@@ -73,10 +73,12 @@ class Access:
         )
         self.require_request(caller, wanted)
 
-    def require_request(self, caller: Caller, wanted: AccessRequest) -> None:
+    def allows(self, wanted: AccessRequest) -> bool:
         with self._store.read() as tx:
-            ok = _allowed(tx, wanted)
-        if ok:
+            return _allowed(tx, wanted)
+
+    def require_request(self, caller: Caller, wanted: AccessRequest) -> None:
+        if self.allows(wanted):
             return
         place = f"tenant {wanted.tenant}" if wanted.tenant else "the whole control plane"
         if wanted.workspace:

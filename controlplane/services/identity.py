@@ -136,10 +136,16 @@ class Identity:
             self._note(tx, caller.subject, TenantName(name), "tenant.put", name, caller.request)
         return True
 
-    def add_user(self, caller: Caller, tenant: str, name: str, password: str) -> bool:
-        """Whether the user was made; one that is there gets the password anew."""
+    def add_user(
+        self, caller: Caller, tenant: str, name: str, password: str, *, admin: bool = False
+    ) -> bool:
+        """Whether the user was made; one that is there gets the password anew.
+
+        Administrators of the tenant may, and operators, who so give a tenant its first one.
+        """
         checked_name(name, what="a user's name")
-        self._access.require_request(caller, _authorization(caller, "users", name, tenant))
+        if not self._access.allows(_authorization(caller, "tenants", tenant, None)):
+            self._access.require_request(caller, _authorization(caller, "users", name, tenant))
         hashed = self._passwords.hash(password)
         with self._store.begin() as tx:
             home = TenantName(tenant)
@@ -158,6 +164,8 @@ class Identity:
                 tx.identity.users.add(user)
             else:
                 tx.identity.users.set_password(found.name, hashed)
+            if admin:
+                self._make_admin(tx, home, UserName(name))
             self._note(tx, caller.subject, home, "user.put", name, caller.request)
         return found is None
 

@@ -73,7 +73,9 @@ class IdentityEndpoints:
     def put_user(self, request: Request, tenant: str, name: str, raw: RawBody) -> Response:
         caller = entered(self._services, request)
         given = parsed(request, raw, UserIn)
-        made = self._services.identity.add_user(caller, tenant, name, given.password)
+        made = self._services.identity.add_user(
+            caller, tenant, name, given.password, admin=given.admin
+        )
         return JSONResponse({"name": name, "tenant": tenant}, status_code=201 if made else 200)
 
 

@@ -9,7 +9,7 @@ from controlplane.services import Services
 
 WELLKNOWN = "/.wellknown/secapi"
 HEALTH = "/healthz"
-OPEN_PATHS = frozenset({WELLKNOWN, HEALTH, "/providers/fedctl.identity/v1/login"})
+OPEN_PATHS = frozenset({WELLKNOWN, HEALTH, "/openapi.json", "/providers/fedctl.identity/v1/login"})
 
 
 def router(services: Services) -> APIRouter:
