@@ -1,5 +1,6 @@
 """How stories ask for activities: which options each kind of step gets."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -54,6 +55,13 @@ def forward(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
     return workflow.execute_activity_method(method, order, **FORWARD)
 
 
-def copy(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
-    """Move bytes: heartbeats, stops when told to, resumes."""
-    return workflow.execute_activity_method(method, order, **COPY)
+async def copy(method: Callable[[Any, A], R], order: A) -> R:
+    """Move bytes: heartbeats, stops when told to, resumes.
+
+    A copy that ended well although it was told to stop swallows the cancel: it is raised again.
+    """
+    done = await workflow.execute_activity_method(method, order, **COPY)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return done

@@ -1,8 +1,9 @@
 """How every story ends: an outcome is written down, whatever happened."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -12,7 +13,7 @@ from workflows.activities.endings import EndingActivities, Outcome
 from workflows.activities.records import RecordActivities
 from workflows.calls import forward, record
 from workflows.failures import is_cancel, problem_of
-from workflows.saga import Saga
+from workflows.saga import Saga, settled
 
 T = TypeVar("T")
 Body = Callable[[Saga, str], Awaitable[Outcome]]
@@ -28,6 +29,32 @@ async def unstoppable(do: Awaitable[T]) -> T:
             if task.cancelled():
                 raise
     return task.result()
+
+
+async def before(deadline: timedelta, do: Coroutine[Any, Any, None]) -> None:
+    """Await `do`; TimeoutError when it was stopped because the deadline passed.
+
+    Not `asyncio.timeout`: an activity that is cancelled ends in a failure of Temporal's own, which
+    that would not recognise.
+    """
+    task = asyncio.ensure_future(do)
+    try:
+        done, _ = await workflow.wait([task], timeout=deadline.total_seconds())
+    except asyncio.CancelledError:
+        task.cancel()
+        await unstoppable(workflow.wait([task]))
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await settled(workflow.wait([task]))
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        if not is_cancel(failure):
+            raise failure
+        raise TimeoutError from failure
+    if task.cancelled():
+        raise TimeoutError
+    return None
 
 
 async def concluded(operation: str, body: Body) -> str:
@@ -57,7 +84,7 @@ def _outcome(operation: str, saga: Saga, failure: BaseException) -> Outcome:
             detail=problem.detail,
             step=problem.step,
         )
-    elif is_cancel(failure) or problem.code == "cancelled":
+    elif is_cancel(failure):
         state = OperationState.CANCELLED
     elif saga.unwound and saga.began:
         state = OperationState.ROLLED_BACK

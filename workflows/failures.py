@@ -19,6 +19,7 @@ from controlplane.domain.operation import Problem
 from workflows.codec import is_codec_failure
 
 NOT_YET = "not-yet"
+CANCELLED = "cancelled"
 
 
 class NotYet(Exception):  # a state of waiting, named for the situation
@@ -68,11 +69,13 @@ def problem_of(failure: BaseException, *, step: str = "") -> Problem:
     if isinstance(inner, ApplicationError):
         code = inner.type or "unavailable"
         text = inner.message
+        if details.get("reason") == CANCELLED:
+            code = CANCELLED
         if code == NOT_YET:
             code = "unavailable"
             text = f"waited in vain: {text}"
     elif isinstance(inner, asyncio.CancelledError | CancelledError):
-        code, text = "cancelled", "cancelled on request"
+        code, text = CANCELLED, "cancelled on request"
     elif isinstance(inner, TemporalTimeout):
         code, text = "unavailable", "the step did not answer within its time"
     elif isinstance(inner, TimeoutError):
@@ -88,7 +91,10 @@ def problem_of(failure: BaseException, *, step: str = "") -> Problem:
 
 
 def is_cancel(failure: BaseException) -> bool:
-    return isinstance(_innermost(failure), asyncio.CancelledError | CancelledError)
+    inner = _innermost(failure)
+    return isinstance(inner, asyncio.CancelledError | CancelledError) or (
+        reason_of(inner) == CANCELLED
+    )
 
 
 def stops_without_unwinding(failure: BaseException) -> bool:

@@ -1,6 +1,5 @@
 """An instance changes its site: stopped, fenced, copied, proven, accepted, switched."""
 
-import asyncio
 from datetime import timedelta
 from functools import partial
 
@@ -26,7 +25,7 @@ from workflows.activities.transfer import (
     TransferActivities,
 )
 from workflows.calls import OperationOrder, ask, call, copy, forward, record, undo, wait
-from workflows.ending import concluded, unstoppable
+from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
 from workflows.target import DiskBytes, Target
 
@@ -63,8 +62,7 @@ class MoveInstance:
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
         run = _Run(work, plan, saga)
-        async with asyncio.timeout(plan.deadline.total_seconds()):
-            await run.up_to_the_switch()
+        await before(plan.deadline, run.up_to_the_switch())
         await run.switch_and_settle()
         return Outcome(operation=operation, state=OperationState.SUCCEEDED, result=run.result())
 

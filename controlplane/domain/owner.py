@@ -31,15 +31,18 @@ class OwnerTag:
     def parse(cls, text: str) -> "OwnerTag":
         """The tag that `text()` wrote; Invalid for anything else."""
         parts = text.split(".")
-        if len(parts) != _FIELDS or parts[0] != "fedctl" or not parts[4].isdecimal():
-            raise Invalid(f"{text[:120]!r} is not an owner tag")
         try:
+            if len(parts) != _FIELDS:
+                raise ValueError(text)
             artefact, instance, operation = (UUID(hex=part) for part in parts[1:4])
+            tag = cls(
+                artefact=ArtefactId(artefact),
+                instance=InstanceId(instance),
+                operation=OperationId(operation),
+                epoch=int(parts[4]),
+            )
         except ValueError as e:
             raise Invalid(f"{text[:120]!r} is not an owner tag") from e
-        return cls(
-            artefact=ArtefactId(artefact),
-            instance=InstanceId(instance),
-            operation=OperationId(operation),
-            epoch=int(parts[4]),
-        )
+        if tag.epoch < 1 or tag.text() != text:
+            raise Invalid(f"{text[:120]!r} is not an owner tag")
+        return tag

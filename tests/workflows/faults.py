@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
@@ -17,18 +18,29 @@ class Fault(Enum):
 
 @dataclass
 class FaultAt(Interceptor):
-    """Breaks the nth successful-or-not call of one activity; counts what it sees."""
+    """Breaks the nth call of one activity, however often that call is attempted.
+
+    `calls` lists calls by the order of their success; `then` runs when the nth call has had its
+    effect, before anybody is told.
+    """
 
     activity: str
     nth: int
     fault: Fault | None
-    seen: int = field(default=0, init=False)
     hit: bool = field(default=False, init=False)
     calls: list[str] = field(default_factory=list, init=False)
     then: Callable[[], None] = field(default=lambda: None)
+    _ids: list[str] = field(default_factory=list, init=False)
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return _Inbound(next, self)
+
+    def is_due(self, name: str, id: str) -> bool:
+        if name != self.activity:
+            return False
+        if id not in self._ids:
+            self._ids.append(id)
+        return self._ids.index(id) + 1 == self.nth
 
 
 class _Inbound(ActivityInboundInterceptor):
@@ -39,22 +51,18 @@ class _Inbound(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         plan = self._plan
         name = input.fn.__name__
-        if name != plan.activity:
-            result = await super().execute_activity(input)
-            plan.calls.append(name)
-            return result
-        plan.seen += 1
-        hit = plan.seen == plan.nth
-        if hit:
+        due = plan.is_due(name, activity.info().activity_id)
+        if due and plan.fault is Fault.BEFORE:
             plan.hit = True
-        if hit and plan.fault is Fault.BEFORE:
             raise ApplicationError("injected", non_retryable=True)
         result = await super().execute_activity(input)
         plan.calls.append(name)
-        if hit:
-            plan.then()
-        if hit and plan.fault is Fault.AFTER:
+        if not due:
+            return result
+        plan.hit = True
+        plan.then()
+        if plan.fault is Fault.AFTER:
             raise ApplicationError("injected", non_retryable=True)
-        if hit and plan.fault is Fault.TWICE:
+        if plan.fault is Fault.TWICE:
             return await super().execute_activity(input)
         return result

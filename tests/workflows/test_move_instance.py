@@ -3,7 +3,9 @@
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
+import asyncio
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,10 +14,12 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Replayer
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.ids import derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
 from tests.workflows.conftest import codec
+from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.world import AWAY, HOME, World, content
 from workflows.calls import OperationOrder
 from workflows.codec import client_options

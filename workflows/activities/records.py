@@ -27,9 +27,8 @@ from controlplane.domain.resource import State
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from workflows.activities.steps import Steps, Work
-from workflows.failures import translated
+from workflows.failures import CANCELLED, translated
 
-CANCELLED = "cancelled"
 IMAGES = "@images"
 
 BEGINS: Mapping[OperationKind, State] = {
