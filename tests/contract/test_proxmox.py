@@ -14,7 +14,9 @@ from drivers.simulators.faults import Fault as Wire
 from drivers.simulators.proxmox import ProxmoxSim
 from drivers.simulators.witness import Witness
 from tests.contract.suite import Break, DriverContract, Fault
+from tests.simulators.proxmox.schema import Call, faults_in, schema, watch
 
+CALLS: list[Call] = []
 WIRE: dict[Fault, Wire] = {
     Fault.GARBAGE: Garbage(),
     Fault.SILENT: Hang(),
@@ -50,6 +52,7 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxmoxSim]:
     folder = tmp_path_factory.mktemp("pve")
     witness = Witness(folder / "witness.db")
     with ProxmoxSim(folder / "site", profile=STEADY, witness=witness, seed=1) as sim:
+        watch(sim, CALLS)
         yield sim
     assert witness.twins() == ()
     witness.close()
@@ -60,6 +63,12 @@ class TestProxmox(DriverContract):
 
     @pytest.fixture
     def driver(self, sim: ProxmoxSim) -> Iterator[Driver]:
+        driver = ProxmoxDriver(access_to(sim))
+        yield driver
+        driver.close()
+
+    @pytest.fixture
+    def second(self, sim: ProxmoxSim) -> Iterator[Driver]:
         driver = ProxmoxDriver(access_to(sim))
         yield driver
         driver.close()
@@ -83,3 +92,8 @@ class TestProxmox(DriverContract):
     @pytest.fixture
     def secrets(self, sim: ProxmoxSim) -> tuple[str, ...]:
         return sim.credentials.token_secret, sim.credentials.ssh_private_key
+
+
+def test_every_call_of_the_driver_is_in_the_providers_schema(sim: ProxmoxSim):
+    """Stands last: what the tests before it asked, and what the simulator answered, is judged."""
+    assert faults_in(schema(), CALLS) == []

@@ -84,7 +84,8 @@ def delete_volume(ask: Ask) -> str:
         ask.node.storages.free(volid)
         worker.log(f"Removed volume '{volid}'")
 
-    return ask.node.tasks.spawn("imgdel", f"{volid}@{ask.node.name}", ask.caller.name, work)
+    subject = f"{volume.vmid}@{volume.storage}" if volume.vmid else volume.storage
+    return ask.node.tasks.spawn("imgdel", subject, ask.caller.name, work)
 
 
 # -- images come in ----------------------------------------------------------------------------

@@ -186,8 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(501, f"no such file '{path}'")
             if rest == "/access/ticket" and self.command == "POST":
                 return self._ticket(given)
-            caller = self._caller()
-            return self._routed(node, caller, rest, given, upload)
+            data = self._routed(node, self._caller(), rest, given, upload)
+            for observe in node.observers:
+                observe(self.command, rest, given, data)
+            return data
         finally:
             if upload is not None:
                 upload.file.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from drivers.simulators.proxmox.storage import Storages, Volume
 from drivers.simulators.proxmox.tasks import Tasks
 from drivers.simulators.witness import Witness
 
+Observer = Callable[[str, str, dict[str, str], Any], None]  # method, path, parameters, answer
+
 
 @dataclass(slots=True, kw_only=True)
 class Snapshot:
@@ -84,6 +86,7 @@ class Node:
         self.memory = 64 << 30
         self.cpus = 16
         self.exports: Callable[[], set[str]] | None = None  # files that qemu-nbd holds open
+        self.observers: list[Observer] = []  # told each call that succeeded, for tests
         self._vm_locks: dict[int, threading.Lock] = {}
         self._descriptors: dict[str, int] = {}
         self._state = folder / "state.json"

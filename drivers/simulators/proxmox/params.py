@@ -157,7 +157,7 @@ def size_bytes(text: str) -> int:
 
 
 def _type_fault(key: str, value: str) -> str:
-    if key in _BOOLEAN and value not in {"0", "1"}:
+    if key in _BOOLEAN and value not in {"0", "1"} and not (key == "start" and value.isdecimal()):
         return f"type check ('boolean') failed - got '{value}'"
     if key in _INTEGER and not re.fullmatch(r"-?\d+", value):
         return f"type check ('integer') failed - got '{value}'"

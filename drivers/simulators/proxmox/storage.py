@@ -187,8 +187,8 @@ class Storages:
         """Convert `source` into the empty `target`; yields (bytes done, size) now and then."""
         size = source.size
         done = 0
-        with target.file.open("r+b") as out, _converted(source) as chunks:
-            try:
+        try:
+            with target.file.open("r+b") as out, _converted(source) as chunks:
                 for offset, data in chunks:
                     step(len(data))
                     if data.strip(b"\0"):
@@ -196,8 +196,8 @@ class Storages:
                     if offset + len(data) - done >= 64 * MIB:
                         done = offset + len(data)
                         yield done, size
-            except NotQcow2 as error:
-                raise Fails(f"qemu-img: Could not open '{source.path}': {error}") from error
+        except NotQcow2 as error:
+            raise Fails(f"qemu-img: Could not open '{source.path}': {error}") from error
         yield size, size
 
     # -- inside --------------------------------------------------------------------------------

@@ -142,8 +142,8 @@ class Tasks:
             outcome = str(error)
         except Refused as error:
             outcome = error.reason
-        except OSError as error:
-            outcome = f"{error.strerror or error}"
+        except Exception as error:  # noqa: BLE001  # whatever happens, a worker's task ends
+            outcome = f"{getattr(error, 'strerror', None) or error!r}"
         task.lines.append("TASK OK" if outcome == "OK" else f"TASK ERROR: {outcome}")
         task.endtime = int(time.time())
         task.exit = outcome
