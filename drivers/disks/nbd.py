@@ -116,13 +116,13 @@ class NbdConnection:
         return bytes(out)
 
     def write(self, offset: int, data: bytes) -> None:
-        self._inside(offset, len(data))
+        self._writable(offset, len(data))
         for at in range(0, len(data), _PIECE):
             part = data[at : at + _PIECE]
             self._answered(self._ask(_WRITE, offset + at, len(part), part), "write")
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        self._inside(offset, length)
+        self._writable(offset, length)
         if not self._flags & _FLAG_ZEROES:
             for at in range(offset, offset + length, _PIECE):
                 self.write(at, bytes(min(_PIECE, offset + length - at)))
@@ -277,6 +277,11 @@ class NbdConnection:
             raise Invalid(
                 f"bytes {offset} to {offset + length} are outside of the disk ({self.size} bytes)"
             )
+
+    def _writable(self, offset: int, length: int) -> None:
+        self._inside(offset, length)
+        if self.read_only:
+            raise Denied(f"disk export at {self.where} is read-only: open it as an import")
 
     def _send(self, data: bytes) -> None:
         try:
