@@ -18,7 +18,7 @@ from controlplane.domain.operation import (
 from controlplane.domain.resource import Condition, Json, Kind, Resource, ResourceKey, State
 from controlplane.services.ports import Clock
 from controlplane.services.record import cancel
-from controlplane.services.stored import ReadOnly
+from controlplane.services.stored import ReadOnly, known_workspace
 from controlplane.services.wish import Caller, Page
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
@@ -57,6 +57,7 @@ class Operations(ReadOnly):
         """Newest first, and without steps and progress."""
         del caller
         with self._store.read() as tx:
+            known_workspace(tx, page)
             found = tx.operations.list(
                 page.tenant or _NOWHERE_TENANT,
                 page.workspace or _NOWHERE,

@@ -9,7 +9,7 @@ from controlplane.domain.kinds import facts
 from controlplane.domain.placement import Placement
 from controlplane.domain.resource import Json, Kind, Resource, ResourceKey
 from controlplane.services.operations import stamp
-from controlplane.services.stored import ReadOnly
+from controlplane.services.stored import ReadOnly, known_workspace
 from controlplane.services.wish import Caller, Page
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
@@ -37,6 +37,7 @@ class Placements(ReadOnly):
     def list(self, caller: Caller, page: Page) -> list[Resource]:
         del caller
         with self._store.read() as tx:
+            known_workspace(tx, page)
             instances = tx.resources.list(
                 Kind.INSTANCE,
                 tenant=page.tenant,

@@ -82,10 +82,7 @@ class Stored(ReadOnly):
     def list(self, caller: Caller, page: Page) -> list[Resource]:
         del caller
         with self.store.read() as tx:
-            if page.workspace is not None and page.tenant is not None:
-                workspace = facts(Kind.WORKSPACE).key(page.workspace, page.tenant, None)
-                if tx.resources.find(workspace) is None:
-                    raise NotFound(f"there is no workspace {page.workspace!r}: check the name")
+            known_workspace(tx, page)
             found = tx.resources.list(
                 self.kind,
                 tenant=page.tenant,
@@ -134,6 +131,14 @@ def in_living_workspace(tx: Tx, key: ResourceKey, *, reading: bool = False) -> N
         )
     if found.state is State.DELETING and not reading:
         raise Conflict(f"workspace {key.workspace!r} is being deleted: choose another")
+
+
+def known_workspace(tx: Tx, page: Page) -> None:
+    """NotFound where the page is of a workspace that is missing."""
+    if page.workspace is None:
+        return
+    if tx.resources.find(facts(Kind.WORKSPACE).key(page.workspace, page.tenant, None)) is None:
+        raise NotFound(f"there is no workspace {page.workspace!r}: check the name")
 
 
 def living(tx: Tx, key: ResourceKey, expected: int | None = None) -> Resource:
