@@ -26,19 +26,39 @@ def codec() -> SealedPayloads:
     return SealedPayloads(Keyring(agent=agent, rows=_ROWS), lambda _workflow: TENANT)
 
 
+def _binary(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="session")
-async def environment() -> AsyncIterator[WorkflowEnvironment]:
-    server = Path(sys.executable).parent / "temporal-test-server"
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(server) if server.exists() else shutil.which(server.name),
+        test_server_existing_path=_binary("temporal-test-server")
+    ) as env:
+        yield env
+
+
+@pytest.fixture(scope="session")
+async def real() -> AsyncIterator[WorkflowEnvironment]:
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=_binary("temporal"), dev_server_log_level="error"
     ) as env:
         yield env
 
 
 @pytest.fixture
-def client(environment: WorkflowEnvironment) -> Client:
-    """The environment's own client, which skips time, under our codec."""
-    return Client(**{**environment.client.config(), **client_options(codec())})
+def client(skipping: WorkflowEnvironment) -> Client:
+    """The time-skipping server's own client under our codec: waits cost nothing."""
+    return Client(**{**skipping.client.config(), **client_options(codec())})
+
+
+@pytest.fixture
+def real_client(real: WorkflowEnvironment) -> Client:
+    """A client of the real server, which alone cancels activities faithfully."""
+    return Client(**{**real.client.config(), **client_options(codec())})
 
 
 @pytest.fixture

@@ -238,10 +238,10 @@ async def run_and_cancel(
 
 @pytest.mark.parametrize("step", STEPS[ORDERS[1]][1:])
 async def test_a_cancel_at_any_step_unwinds(
-    client: Client, tmp_path: Path, step: tuple[str, int]
+    real_client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path, ORDERS[1])
-    op = await run_and_cancel(client, world, world.ask_move(), *step)
+    op = await run_and_cancel(real_client, world, world.ask_move(), *step)
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     world.close()
@@ -249,10 +249,10 @@ async def test_a_cancel_at_any_step_unwinds(
 
 @pytest.mark.parametrize("step", AFTERWARDS[:3])
 async def test_a_cancel_after_the_switch_is_too_late(
-    client: Client, tmp_path: Path, step: tuple[str, int]
+    real_client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path, ORDERS[0])
-    op = await run_and_cancel(client, world, world.ask_move(), *step)
+    op = await run_and_cancel(real_client, world, world.ask_move(), *step)
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_moved(world)
     world.close()
