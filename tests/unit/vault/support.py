@@ -132,7 +132,7 @@ class World:
 
 
 def copy(vault: Vault, data: bytes | Bytes, *, point: PointId, attempt: int = 1, **more):
-    reader = data if isinstance(data, Bytes) else Bytes(data)
+    reader = Bytes(data) if isinstance(data, bytes) else data
     given = {"disk": 0, "domain": DOMAIN, "subject": "instance web-1, disk 0", **more}
     return vault.copy(reader, point=point, attempt=attempt, **given)
 
