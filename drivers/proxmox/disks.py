@@ -188,9 +188,16 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
             raise NotFound(f"VM {vm.vmid} at {self.site} has no disk {volume}: look again")
         self._stopped(vm, "writing to its disk")
         vm = self._stamped(vm, owner)
-        self._revoke(volume)
+        revoked = self._revoke(volume)
         size = self._size(vm, volume)
-        self._shell.serve(vm.owner, volume, snapshot="", size=size, writable=True)
+        try:
+            self._shell.serve(vm.owner, volume, snapshot="", size=size, writable=True)
+        except Conflict as e:
+            if not revoked:
+                raise
+            raise Busy(
+                f"{volume} at {self.site}: the earlier writer is on its way out: ask again"
+            ) from e
         for export in self._shell.served():
             if export.writable and export.volume == volume:
                 connection, forward = self._shell.opened(export)
@@ -205,10 +212,12 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
             self._current(vm, owner)
         self._revoke(volume)
 
-    def _revoke(self, volume: str) -> None:
-        for export in self._shell.served():
-            if export.writable and export.volume == volume:
-                self._shell.end(export)
+    def _revoke(self, volume: str) -> bool:
+        """End every writer of the volume; whether there was one."""
+        found = [e for e in self._shell.served() if e.writable and e.volume == volume]
+        for export in found:
+            self._shell.end(export)
+        return bool(found)
 
     def _export(self, owner: OwnerTag) -> Served | None:
         found = [

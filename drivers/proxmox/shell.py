@@ -1,7 +1,7 @@
 """What only root's shell on the node can do: config locks, volume paths, disks over qemu-nbd."""
 
-import hashlib
 import re
+import secrets
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -121,9 +121,8 @@ class NodeShell:
                 f"site {self._site}: a snapshot of {volume} cannot be read on this storage: stop"
                 " the instance and read the disk itself"
             )
-        socket = _socket(owner, volume, writable=writable)
+        socket = _socket(owner, writable=writable)
         self.run("mkdir", "-p", _RUN)
-        self.run("rm", "-f", socket)
         kind = "w" if writable else "r"
         self.run(
             "qemu-nbd",
@@ -174,9 +173,9 @@ class NodeShell:
         return self._ssh
 
 
-def _socket(owner: OwnerTag, volume: str, *, writable: bool) -> str:
-    place = hashlib.sha256(volume.encode()).hexdigest()[:8]
-    return f"{_RUN}/{owner.artefact.hex}-{'w' if writable else 'r'}{place}.sock"
+def _socket(owner: OwnerTag, *, writable: bool) -> str:
+    """A name of its own each time: a qemu-nbd on its way out still unlinks its own socket."""
+    return f"{_RUN}/{owner.artefact.hex}-{'w' if writable else 'r'}{secrets.token_hex(4)}.sock"
 
 
 def _served(line: str) -> Served | None:
