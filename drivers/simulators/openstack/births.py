@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from drivers.simulators.openstack.servers import Servers
 
 
+def _boot_order(mapping: dict[str, Any]) -> int:
+    """Where a disk stands among those of a server; a negative index is not booted from."""
+    index = mapping.get("boot_index")
+    return int(index) if index is not None and int(index) >= 0 else 1 << 16
+
+
 class Births:
     """The making of servers."""
 
@@ -120,7 +126,7 @@ class Births:
     def _devices(self, call: Call, wish: dict[str, Any]) -> list[Record]:
         mappings = wish.get("block_device_mapping_v2") or []
         held = []
-        for mapping in sorted(mappings, key=lambda m: int(m.get("boot_index") or 0)):
+        for mapping in sorted(mappings, key=_boot_order):
             kind = mapping.get("source_type")
             if kind != "volume" or mapping.get("destination_type", "volume") != "volume":
                 if kind == "image" and mapping.get("destination_type") == "local":

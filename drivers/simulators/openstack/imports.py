@@ -135,8 +135,7 @@ class Imports:
                 "os_glance_importing_to_stores": "",
                 "os_glance_failed_import": failed,
             }
-            if not failed:
-                extra.pop("os_glance_import_task", None)
+            extra.pop("os_glance_import_task", None)
             self._cloud.world.update("image", ident, extra=extra)
 
     def _fetch(self, uri: str) -> Iterator[bytes]:
