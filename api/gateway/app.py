@@ -6,6 +6,7 @@ SHA-256. Requests are answered from the open image in pieces, each read in a thr
 
 import asyncio
 import re
+import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -88,6 +89,20 @@ def server(
             timeout_keep_alive=30, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
         )
     )  # fmt: skip
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket to serve on, for a process that must know its port first (0 takes a free one).
+
+    Answers leave at once: asyncio turns Nagle's delay off only on sockets that it made itself.
+    """
+    made = socket.create_server((host, port), family=_family(host))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _living(find: Find, token_sha256: str) -> Served | None:

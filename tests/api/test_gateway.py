@@ -5,19 +5,19 @@ import hashlib
 import json
 import random
 import shutil
-import socket
 import subprocess
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 from time import monotonic
 from uuid import UUID
 
 import httpx
 import pytest
 
-from api.gateway.app import gateway, server
+from api.gateway.app import gateway, listening, server
 from controlplane.domain.disk import MIB, DiskFormat, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Unavailable
 from controlplane.domain.ids import OperationId
@@ -106,11 +106,11 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening("127.0.0.1", 0)
     running = server(gateway(find=site.find, open_disk=site.open_disk), host="127.0.0.1", port=0)
-    thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listening])))
+    thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[port])))
     thread.start()
-    site.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    site.url = f"http://127.0.0.1:{port.getsockname()[1]}"
     try:
         with httpx.Client() as client:
             assert client.get(f"{site.url}/healthz", timeout=10).text == "ok\n"
@@ -118,7 +118,7 @@ def site() -> Iterator[Site]:
     finally:
         running.should_exit = True
         thread.join(10)
-        listening.close()
+        port.close()
         assert not thread.is_alive()
     assert site.opened == 0
 
@@ -238,6 +238,17 @@ def test_many_readers_at_a_time_on_kept_connections(site):
 
     asyncio.run(all_of_them())
     assert site.opened <= 4
+
+
+def test_small_ranges_are_answered_without_delay(site, client):
+    """Forty milliseconds each would be the sign of a socket that waits for company."""
+    url = site.serve(DiskFormat.RAW)
+    took = []
+    for n in range(30):
+        began = monotonic()
+        assert len(client.get(url, headers={"Range": f"bytes={n}-{n + 511}"}).content) == 512
+        took.append(monotonic() - began)
+    assert median(took) < 0.035
 
 
 def test_damage_in_the_middle_ends_the_connection(site, client):

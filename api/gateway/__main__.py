@@ -1,0 +1,39 @@
+"""The image gateway's process: `python -m api.gateway`. Reads FEDCTL_* settings."""
+
+import logging
+from uuid import UUID
+
+from api.gateway.app import gateway, server
+from controlplane.domain.disk import BlockReader
+from controlplane.domain.ids import PointId
+from controlplane.domain.placement import Served
+from controlplane.services.assembly import assemble
+from controlplane.settings import Settings
+
+
+def main() -> None:
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level.upper())
+    parts = assemble(settings)
+
+    def find(token_sha256: str) -> Served | None:
+        with parts.store.read() as tx:
+            return tx.served.by_token(token_sha256)
+
+    def open_disk(served: Served) -> BlockReader:
+        return parts.vault.open(PointId(UUID(served.point)), served.disk)
+
+    try:
+        server(
+            gateway(find=find, open_disk=open_disk),
+            host=settings.gateway_host,
+            port=settings.gateway_port,
+            certificate=settings.gateway_certificate,
+            key=settings.gateway_key,
+        ).run()
+    finally:
+        parts.close()
+
+
+if __name__ == "__main__":
+    main()
