@@ -86,7 +86,7 @@ def test_a_failed_provisioning_is_tried_again_by_the_same_wish(w: World, site: s
         ({"fedctl:network": ""}, False),
     ],
 )
-def test_extension_keys_are_checked(w: World, site: str, shop: str, extensions: dict, ok: bool):
+def test_extension_keys_are_checked(w: World, site: str, shop: str, extensions: dict, ok):
     spec = w.instance_spec(site, w.volume(shop))
     answer = w.put(path(w, shop, "web-1"), spec, extensions=extensions)
     assert answer.status_code == (201 if ok else 412), answer.text

@@ -67,15 +67,24 @@ def _content_range(request: Request) -> tuple[int, int, int]:
 
 
 async def _gathered(request: Request) -> AsyncIterator[bytes]:
-    """The body in pieces that are worth a crossing between threads."""
+    """The body in pieces that are worth a crossing between threads.
+
+    When the client goes away, what it sent before is handed on first.
+    """
     pieces = bytearray()
-    async for piece in request.stream():
-        pieces += piece
-        if len(pieces) >= MIB:
-            yield bytes(pieces)
-            pieces.clear()
+    gone: ClientDisconnect | None = None
+    try:
+        async for piece in request.stream():
+            pieces += piece
+            if len(pieces) >= MIB:
+                yield bytes(pieces)
+                pieces.clear()
+    except ClientDisconnect as e:
+        gone = e
     if pieces:
         yield bytes(pieces)
+    if gone is not None:
+        raise gone
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes:
