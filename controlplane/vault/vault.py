@@ -198,6 +198,16 @@ class Vault:
             unknown=tuple(name for name in strange if name not in known),
         )
 
+    def survey(self) -> tuple[tuple[PointId, str], ...]:
+        """Retained points that the store no longer shows as they were committed, and why."""
+        found: list[tuple[PointId, str]] = []
+        for record in self._records.points():
+            try:
+                self._read_root(record)
+            except Integrity as e:
+                found.append((record.point, str(e)))
+        return tuple(found)
+
     def tidy_index(self, domain: str) -> None:
         """Remove index segments that speak of deleted packs only."""
         known = self._records.known_packs()

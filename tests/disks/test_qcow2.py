@@ -186,15 +186,13 @@ def test_explicit_zero_clusters_and_snapshots_are_read(tmp_path):
     [
         ("backing_file={raw},backing_fmt=raw", "backing file"),
         ("data_file={raw}.data", "another file"),
-        ("encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "encrypted"),
         ("extended_l2=on,cluster_size=128k", "extended L2"),
     ],
 )
 def test_what_is_not_self_contained_is_refused_by_name(tmp_path, options, named):
     raw, file = tmp_path / "raw", tmp_path / "qcow2"
     raw.write_bytes(bytes(MIB))
-    secret = ["--object", "secret,id=s,data=abc"] if "secret" in options else []
-    qemu("create", *secret, "-f", "qcow2", "-o", options.format(raw=raw), file, "1M")
+    qemu("create", "-f", "qcow2", "-o", options.format(raw=raw), file, "1M")
     with pytest.raises(Invalid, match=named):
         Qcow2Reader(RawFile(file), what="the image")
 
@@ -249,7 +247,7 @@ def test_a_file_that_was_cut_off_is_never_read_as_zeros():
             whole(Qcow2Reader(Memory(GOOD[:keep]), what="the image"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_corrupted_files_give_bytes_invalid_or_integrity_and_nothing_else(data):
     """Any fields of header, tables and compressed entries, at random and at the edges."""
@@ -269,6 +267,30 @@ def test_corrupted_files_give_bytes_invalid_or_integrity_and_nothing_else(data):
             assert len(reader.read(at, min(MIB, end - at))) == min(MIB, end - at)
     except (Invalid, Integrity):
         pass
+
+
+@needs_qemu
+@pytest.mark.parametrize("kind", ["zlib", "zstd"])
+def test_corrupted_compressed_files_do_no_harm_either(tmp_path, kind):
+    raw, path = tmp_path / "raw", tmp_path / "qcow2"
+    text = b"".join(b"%d lines\n" % n for n in range(60_000))
+    raw.write_bytes(text.ljust(MIB, b"\0"))
+    qemu("convert", "-f", "raw", "-O", "qcow2", "-c", "-o", f"compression_type={kind}", raw, path)
+    good = path.read_bytes()
+    rng = random.Random(kind)
+    harmless = 0
+    for _ in range(300):
+        file = bytearray(good)
+        for _ in range(rng.randrange(1, 5)):
+            file[rng.randrange(len(file))] = rng.randrange(256)
+        try:
+            reader = Qcow2Reader(Memory(bytes(file)), what="the image")
+            if reader.size <= 64 * MIB:
+                whole(reader)
+            harmless += 1
+        except (Invalid, Integrity):
+            pass
+    assert 0 < harmless < 300
 
 
 class Sparse:
