@@ -42,10 +42,10 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
     def create(self, owner: OwnerTag, spec: InstanceSpec) -> str:
         """Ask for a VM under the vmid in `spec.anchor`."""
         mapping.checked(spec)
-        if spec.user_data:
+        if spec.user_data and not self._shell.known:
             raise Unsupported(
-                f"site {self.site}: user data needs a snippet file on the node, which the API"
-                " cannot make: leave it out and use ssh keys"
+                f"site {self.site}: user data needs a snippet file, which only root's ssh can put"
+                " on the node: register the site with ssh_key, or leave the user data out"
             )
         if vm := self._anchored(owner, spec.anchor) or self._lookup(owner):
             return self._same(vm, owner, spec)
@@ -61,13 +61,39 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
         wish = mapping.creation(
             owner, spec, storage=self._disks(), image_sizes=sizes, networks=networks
         )
+        snippets = self._snippets(owner, spec)
+        if snippets:
+            wish["cicustom"] = ",".join(f"{kind}={volid}" for kind, volid, _ in snippets)
         try:
             self._api.post(f"nodes/{node}/qemu", vmid=vmid, **wish)
         except Conflict as e:
             if "already exists" not in words(e):
                 raise
             return self._taken(owner, spec, vmid, e)
+        self._write(snippets)
         return str(vmid)
+
+    def _snippets(self, owner: OwnerTag, spec: InstanceSpec) -> list[tuple[str, str, str]]:
+        """(kind, volume, text) of the cloud-init files; they are read when the VM starts."""
+        if not spec.user_data:
+            return []
+        place = self._options.get("snippets") or self._storages("snippets")[0]["storage"]
+        name = f"{place}:snippets/fedctl-{owner.artefact.hex}"
+        out = [("user", f"{name}-user.yaml", spec.user_data)]
+        if spec.ssh_keys:  # user data of one's own replaces what `sshkeys` would make
+            out.append(("vendor", f"{name}-vendor.yaml", mapping.vendor_data(spec.ssh_keys)))
+        return out
+
+    def _write(self, snippets: list[tuple[str, str, str]]) -> None:
+        for _, volid, text in snippets:
+            self._shell.write(self._shell.path(volid), text)
+
+    def _unwrite(self, vm: Vm) -> None:
+        """Remove the cloud-init files that were written for this VM."""
+        ours = f":snippets/fedctl-{vm.owner.artefact.hex}-"
+        for volid in mapping.properties(vm.config.get("cicustom", "")).values():
+            if ours in volid:
+                self._shell.run("rm", "-f", self._shell.path(volid))
 
     def _same(self, vm: Vm, owner: OwnerTag, spec: InstanceSpec) -> str:
         self._current(vm, owner)
@@ -77,6 +103,7 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
                 " it, then delete it or use a tag of its own"
             )
         self._stamped(vm, owner)
+        self._write(self._snippets(vm.owner, spec))
         return str(vm.vmid)
 
     def _taken(self, owner: OwnerTag, spec: InstanceSpec, vmid: int, refusal: Conflict) -> str:
@@ -146,6 +173,7 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
         vm = self._stamped(vm, owner)
         if vm.config.get("lock") == LOCK and vm.notes.fence is not None:
             self._shell.unlock(vm.vmid)
+        self._unwrite(vm)
         self._api.delete(vm.path, purge=1)
 
     # -- nics ----------------------------------------------------------------------------------

@@ -287,6 +287,11 @@ def creation(
     return out
 
 
+def vendor_data(keys: tuple[str, ...]) -> str:
+    """Cloud-init data that lets the keys in, beside user data of somebody's own."""
+    return "#cloud-config\n" + json.dumps({"ssh_authorized_keys": list(keys)}) + "\n"
+
+
 def disk_slots(disks: tuple[DiskPlace, ...]) -> tuple[tuple[str, DiskPlace], ...]:
     """Each disk with the slot of its bus, in boot order; Invalid when a bus is full."""
     used = dict.fromkeys(DiskBus, 0)

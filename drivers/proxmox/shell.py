@@ -108,7 +108,7 @@ class NodeShell:
         self, owner: OwnerTag, volume: str, *, snapshot: str, size: int, writable: bool
     ) -> None:
         """Start a qemu-nbd on a volume or on its snapshot; it stays until ended."""
-        path = self.run("pvesm", "path", volume).strip()
+        path = self.path(volume)
         form = "qcow2" if volume.endswith(".qcow2") else "raw"
         options = []
         if snapshot and form == "qcow2":
@@ -159,8 +159,11 @@ class NodeShell:
 
     def import_folder(self, storage: str) -> PurePosixPath:
         """Where the storage keeps its import files."""
-        path = self.run("pvesm", "path", f"{storage}:import/fedctl.raw").strip()
-        return PurePosixPath(path).parent
+        return PurePosixPath(self.path(f"{storage}:import/fedctl.raw")).parent
+
+    def path(self, volume: str) -> str:
+        """Where the node has a volume, or would have it."""
+        return self.run("pvesm", "path", volume).strip()
 
     def _opened(self) -> Ssh:
         if self._access is None:

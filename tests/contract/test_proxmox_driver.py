@@ -240,6 +240,28 @@ def test_a_disk_larger_than_its_image_grows_at_the_first_start(driver, gateway):
         driver.create(tag(), small)
 
 
+def test_user_data_lies_in_snippets_as_long_as_the_vm(sim, driver, keyless):
+    spec = InstanceSpec(
+        name="web-1",
+        size=SIZE,
+        disks=(),
+        user_data="#cloud-config\n{}\n",
+        ssh_keys=("ssh-ed25519 AAAA me",),
+    )
+    owner = made(driver, spec)
+    config = sim.node.vms[int(seen(driver, owner).ref)].config
+    assert config["ide2"] == f"local-zfs:vm-{seen(driver, owner).ref}-cloudinit,media=cdrom"
+    user, vendor = sorted((sim.folder / "snippets").iterdir())
+    assert user.read_text() == spec.user_data
+    assert "ssh-ed25519 AAAA me" in vendor.read_text()
+    assert config["cicustom"].startswith(f"user=local:snippets/{user.name},vendor=")
+    driver.delete(owner)
+    eventually(lambda: driver.find(owner) == Absent())
+    assert list((sim.folder / "snippets").iterdir()) == []
+    with pytest.raises(Unsupported, match="snippet"):
+        keyless.create(tag(), spec)
+
+
 def test_a_full_storage_fails_the_image_with_its_own_words(sim, driver, gateway):
     sim.faults.fill_disk()
     owner = tag()

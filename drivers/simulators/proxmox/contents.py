@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from drivers.simulators.faults import Direction
 from drivers.simulators.proxmox.params import Fails, Refused, invalid, size_bytes
 from drivers.simulators.proxmox.routes import Ask, route
-from drivers.simulators.proxmox.storage import IMPORT_NAME, Volume
+from drivers.simulators.proxmox.storage import IMPORT_NAME, Volume, is_zero
 from drivers.simulators.proxmox.tasks import Worker
 
 _S = "/nodes/{node}/storage"
@@ -227,7 +227,7 @@ def _part(target: Volume, worker: Worker) -> Path:
 
 def _put(file: IO[bytes], data: bytes) -> None:
     """Write, but leave holes for zeros: a raw image may be mostly empty."""
-    if data.strip(b"\0"):
+    if not is_zero(data):
         file.write(data)
     else:
         file.seek(len(data), 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drivers.simulators.faults import Direction, Faults
-from drivers.simulators.proxmox.storage import data_ranges
+from drivers.simulators.proxmox.storage import data_ranges, is_zero
 
 _OPTION_REPLY = 0x3E889045565A9
 _SIMPLE, _STRUCTURED = 0x67446698, 0x668E33EF
@@ -156,7 +156,7 @@ class _Session:
         data = self.faults.passed(Direction.OUT, offset, os.pread(self.descriptor, length, offset))
         if not self.structured:
             self.writer.write(struct.pack(">IIQ", _SIMPLE, 0, cookie) + data)
-        elif not data.strip(b"\0"):
+        elif is_zero(data):
             self._chunk(cookie, 2, struct.pack(">QI", offset, length))  # a hole
         else:
             self._chunk(cookie, 1, struct.pack(">Q", offset) + data)

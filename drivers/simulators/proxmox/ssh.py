@@ -204,6 +204,7 @@ class SshServer:
             "pgrep": self._pgrep,
             "mkdir": lambda _: "",
             "zfs": self._zfs,
+            "rm": self._rm,
         }
         if name not in commands:
             raise Failed(127, f"bash: line 1: {name}: command not found")
@@ -267,6 +268,13 @@ class SshServer:
             raise Failed(1, f"tee: {path}: No such file or directory")
         (self.node.folder / match[1] / match[2]).write_text(text)
         return text
+
+    def _rm(self, words: list[str]) -> str:
+        match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", words[-1])
+        if match is None:
+            raise Failed(1, f"rm: cannot remove '{words[-1]}': Operation not permitted")
+        (self.node.folder / "snippets" / match[1]).unlink(missing_ok=True)
+        return ""
 
     # -- qemu-nbd ------------------------------------------------------------------------------
 

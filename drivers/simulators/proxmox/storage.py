@@ -191,7 +191,7 @@ class Storages:
             with target.file.open("r+b") as out, _converted(source) as chunks:
                 for offset, data in chunks:
                     step(len(data))
-                    if data.strip(b"\0"):
+                    if not is_zero(data):
                         os.pwrite(out.fileno(), data, offset)
                     if offset + len(data) - done >= 64 * MIB:
                         done = offset + len(data)
@@ -238,6 +238,11 @@ class Storages:
 
 def snapshot_file(volume: Volume, name: str) -> Path:
     return volume.file.with_name(f"{volume.file.name}@{name}")
+
+
+def is_zero(data: bytes) -> bool:
+    """Whether all bytes are zero, at the speed of a comparison."""
+    return data == bytes(len(data))
 
 
 def data_ranges(fd: int, *, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
