@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8444
     gateway_url: str = "http://127.0.0.1:8444"
+    gateway_certificate: Path | None = None
+    gateway_key: Path | None = None
     api_host: str = "127.0.0.1"
     api_port: int = 8443
     public_url: str = "http://127.0.0.1:8443"

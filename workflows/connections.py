@@ -16,7 +16,7 @@ Opener = Callable[[ResourceId, bytes], dict[str, str]]
 
 
 class Connections:
-    """`open_sealed` decrypts a site's credentials; `timeout` bounds each provider call (seconds)."""
+    """`open_sealed` decrypts credentials; `timeout` bounds each provider call, in seconds."""
 
     def __init__(self, store: Store, open_sealed: Opener, *, timeout: float) -> None:
         self._store = store

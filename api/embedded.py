@@ -1,0 +1,377 @@
+"""`fedctl dev`: the whole system on this machine, one process each, with two simulated sites.
+
+A supervisor starts key agent, Temporal, simulators, API, image gateway and worker, starts again
+what dies, and stops everything when it is told to. Everything listens on loopback. All state is in one
+folder, so that the next start goes on where this one ended.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import IO
+
+import httpx
+import platformdirs
+
+from controlplane.domain.errors import Conflict, FedctlError, Unavailable
+
+TENANT, USER = "demo", "admin"
+REGION = "eu-fr"
+_PATIENCE = 60.0
+_GRACE = 15.0
+_LOOK = 0.05
+_FIRST_PORT = 8700
+_PR_SET_PDEATHSIG = 1
+_PORTS = (
+    "api",
+    "gateway",
+    "temporal",
+    "openstack",
+    "proxmox",
+    "proxmox_ssh",
+    "control",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The folder of one embedded system."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("", "logs", "sites", "vault", "uploads"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def password(self) -> Path:
+        return self.folder / "password"
+
+    @property
+    def passphrase(self) -> Path:
+        return self.folder / "passphrase"
+
+    @property
+    def processes(self) -> Path:
+        """Names and process ids of what runs now, as JSON."""
+        return self.folder / "processes.json"
+
+    def secret(self, path: Path) -> str:
+        """A random secret, made on the first start and readable by its owner alone."""
+        if not path.exists():
+            coming = path.with_suffix(".new")
+            coming.touch(mode=0o600)
+            coming.write_text(secrets.token_urlsafe(24))
+            coming.replace(path)
+        return path.read_text()
+
+    def ports(self) -> dict[str, int]:
+        """Free loopback ports, chosen once so that addresses stay the same."""
+        path = self.folder / "ports.json"
+        if not path.exists():
+            path.write_text(json.dumps(_free_ports()))
+        chosen: dict[str, int] = json.loads(path.read_text())
+        return chosen
+
+
+def _free_ports() -> dict[str, int]:
+    """The API on 8700 where that is free, everything else wherever there is room."""
+    with contextlib.ExitStack() as held:
+        ports: dict[str, int] = {}
+        for name in _PORTS:
+            sock = held.enter_context(socket.socket())
+            try:
+                sock.bind(("127.0.0.1", _FIRST_PORT if name == "api" else 0))
+            except OSError:
+                sock.bind(("127.0.0.1", 0))
+            ports[name] = int(sock.getsockname()[1])
+        return ports
+
+
+def _dies_with_parent() -> None:
+    """Even a supervisor that is killed outright leaves no process behind (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One process of the system; started again when it dies."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    last_start: float = 0.0
+    _out: IO[bytes] | None = field(default=None)
+
+    def start(self) -> None:
+        self._out = self.log.open("ab")
+        self.process = subprocess.Popen(
+            self.command,
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_dies_with_parent,  # noqa: PLW1509  # nothing but a prctl between fork and exec
+        )
+        self.starts += 1
+        self.last_start = monotonic()
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, patience: float) -> None:
+        if self.process is not None and self.running:
+            self.process.terminate()
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self._out is not None:
+            self._out.close()
+
+    def tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-5:])
+
+
+class Embedded:
+    """The supervisor; `start` returns once the system answers, `watch` keeps it alive."""
+
+    def __init__(self, state: State, *, profile: str, seed: int) -> None:
+        self._state = state
+        self._ports = state.ports()
+        self._children: list[Child] = []
+        self.url = f"http://127.0.0.1:{self._ports['api']}"
+        self._stop = threading.Event()
+        self._profile = profile
+        self._seed = seed
+        self._token = ""
+
+    def _settings(self) -> dict[str, str]:
+        folder, ports = self._state.folder, self._ports
+        return {
+            **os.environ,  # noqa: TID251  # a composition root hands its environment on
+            "FEDCTL_DATABASE_URL": f"sqlite:///{folder / 'fedctl.db'}",
+            "FEDCTL_TEMPORAL_ADDRESS": f"127.0.0.1:{ports['temporal']}",
+            "FEDCTL_AGENT_SOCKET": str(folder / "agent.sock"),
+            "FEDCTL_VAULT": str(folder / "vault"),
+            "FEDCTL_UPLOADS": str(folder / "uploads"),
+            "FEDCTL_GATEWAY_PORT": str(ports["gateway"]),
+            "FEDCTL_GATEWAY_URL": f"http://127.0.0.1:{ports['gateway']}",
+            "FEDCTL_API_PORT": str(ports["api"]),
+            "FEDCTL_PUBLIC_URL": self.url,
+            "FEDCTL_REGIONS": json.dumps([REGION]),
+        }
+
+    def _child(self, name: str, *command: str) -> Child:
+        child = Child(
+            name=name,
+            command=list(command),
+            environment=self._settings(),
+            log=self._state.folder / "logs" / f"{name}.log",
+        )
+        child.start()
+        self._children.append(child)
+        return child
+
+    def start(self) -> None:
+        """Unavailable, with the end of the log, when a process does not come up."""
+        folder, ports = self._state.folder, self._ports
+        self._state.secret(self._state.passphrase)
+        python = sys.executable
+        sites = folder / "sites" / "sites.json"
+        sites.unlink(missing_ok=True)
+        agent_socket = folder / "agent.sock"
+        agent = self._child(
+            "agent", python, "-m", "controlplane.keys.agent", "--socket", str(agent_socket),
+            "--root", str(folder / "root.key"),
+            "--passphrase-file", str(self._state.passphrase), "--create",
+        )  # fmt: skip
+        self._child(
+            "temporal", _binary("temporal"), "server", "start-dev", "--headless",
+            "--ip", "127.0.0.1", "--port", str(ports["temporal"]),
+            "--db-filename", str(folder / "temporal.db"), "--log-level", "error",
+        )  # fmt: skip
+        simulators = self._child(
+            "simulators", python, "-m", "drivers.simulators", str(folder / "sites"),
+            "--ports", json.dumps({k: ports[k] for k in _PORTS[3:]}),
+            "--profile", self._profile, "--seed", str(self._seed),
+        )  # fmt: skip
+        self._await(agent, agent_socket.exists)
+        self._prepare_database()
+        api = self._child("api", python, "-m", "api.http")
+        gateway = self._child("gateway", python, "-m", "api.gateway")
+        self._child("worker", python, "-m", "workflows")
+        self._await(simulators, sites.exists)
+        self._await(api, lambda: _answers(f"{self.url}/.wellknown/secapi"))
+        self._await(gateway, lambda: _answers(f"http://127.0.0.1:{ports['gateway']}/healthz"))
+        self._note_processes()
+        self._register(json.loads(sites.read_text()))
+
+    def _prepare_database(self) -> None:
+        password = self._state.secret(self._state.password)
+        done = subprocess.run(
+            [sys.executable, "-m", "api.http.bootstrap", "--tenant", TENANT, "--user", USER],
+            env=self._settings(),
+            input=f"{password}\n",
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+        if done.returncode:
+            raise Unavailable(f"the database could not be prepared: {done.stderr[-800:]}")
+        self._token = done.stdout.strip()
+
+    def _await(self, child: Child, ready: Callable[[], bool]) -> None:
+        until = monotonic() + _PATIENCE
+        while not ready():
+            if not child.running or monotonic() > until:
+                raise Unavailable(
+                    f"{child.name} did not come up; the end of {child.log}:\n{child.tail()}"
+                )
+            self._stop.wait(_LOOK)
+
+    def _register(self, sites: dict[str, dict[str, object]]) -> None:
+        """Both sites, their credentials, and a first look at each; known ones are only updated."""
+        with httpx.Client(
+            base_url=f"{self.url}/providers/fedctl.federation/v1/sites",
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=_PATIENCE,
+        ) as http:
+            for name, site in sites.items():
+                credentials = site.pop("credentials")
+                http.put(f"/{name}", json={"spec": {**site, "region": REGION}}).raise_for_status()
+                http.put(f"/{name}/credentials", json={"secrets": credentials}).raise_for_status()
+                http.post(f"/{name}/verify").raise_for_status()
+            self._await(
+                self._children[-1],
+                lambda: all(_healthy(http, name) for name in sites),
+            )
+
+    def _note_processes(self) -> None:
+        running = {c.name: c.process.pid for c in self._children if c.process is not None}
+        self._state.processes.write_text(json.dumps({"supervisor": os.getpid(), **running}))
+
+    def watch(self) -> None:
+        """Until `stop`: what died is started again, at most once a second."""
+        while not self._stop.wait(0.2):
+            for child in self._children:
+                if not child.running and monotonic() - child.last_start > 1.0:
+                    child.start()
+                    self._note_processes()
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def stop(self) -> None:
+        """No process is left when this returns."""
+        for child in reversed(self._children):
+            child.stop(_GRACE)
+        self._state.processes.unlink(missing_ok=True)
+
+
+def _healthy(http: httpx.Client, name: str) -> bool:
+    status = http.get(f"/{name}").raise_for_status().json()["status"]
+    return status.get("health") not in {"unverified", None}
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _binary(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise Unavailable(f"{name} is not installed: install fedctl with its dependencies")
+    return found
+
+
+@contextlib.contextmanager
+def _alone(state: State) -> Iterator[None]:
+    """One supervisor a folder."""
+    with (state.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise Conflict(
+                f"another fedctl dev runs in {state.folder}: stop it, or name another folder"
+                " with --state"
+            ) from e
+        yield
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _arguments() -> argparse.Namespace:
+    default = Path(platformdirs.user_state_dir("fedctl")) / "dev"
+    parser = argparse.ArgumentParser(prog="fedctl dev", description="the whole system, here")
+    parser.add_argument("--state", type=Path, default=default, help="folder for all state")
+    parser.add_argument("--profile", default="realistic", help="how the simulated sites behave")
+    parser.add_argument("--seed", type=int, default=1, help="seed of their faults")
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = _arguments()
+    began = monotonic()
+    try:
+        state = State(folder=given.state.resolve())
+        with _alone(state):
+            return _run(state, given, began)
+    except FedctlError as error:
+        _say(f"fedctl dev did not start: {error}")
+        return 9
+
+
+def _run(state: State, given: argparse.Namespace, began: float) -> int:
+    system = Embedded(state, profile=given.profile, seed=given.seed)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: system.interrupt())
+    try:
+        system.start()
+        _say(
+            f"fedctl is ready at {system.url} after {monotonic() - began:.1f} s\n"
+            f"  sites    gra-openstack, par-pve (simulated)\n"
+            f"  log in   fedctl login {system.url} --user {USER} --password-stdin"
+            f" < {state.password}\n"
+            f"  state    {state.folder}\n"
+            f"  stop     Ctrl-C"
+        )
+        system.watch()
+    finally:
+        _say("stopping")
+        system.stop()
+        _say("stopped; fedctl dev goes on from here the next time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

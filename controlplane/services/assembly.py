@@ -1,0 +1,58 @@
+"""Puts store, keys and vault together from settings; every process begins here."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from controlplane.keys.client import AgentClient
+from controlplane.keys.keyring import Keyring
+from controlplane.services.secrets import SiteSecrets
+from controlplane.services.vaulting import VaultSigner, domain_keys
+from controlplane.settings import Settings
+from controlplane.store.engine import Store
+from controlplane.store.ports import StoredKeys, StoredVault
+from controlplane.vault.local import LocalObjects
+from controlplane.vault.vault import Vault
+
+
+class SystemClock:
+    """The machine's clock, in UTC."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """What a server process holds; close it when done."""
+
+    store: Store
+    agent: AgentClient
+    keyring: Keyring
+    secrets: SiteSecrets
+    vault: Vault
+
+    def close(self) -> None:
+        self.vault.close()
+        self.agent.close()
+        self.store.close()
+
+
+def assemble(settings: Settings, *, index: Path | None = None) -> Assembly:
+    """Opens nothing outside of this machine but the database. `index` caches the vault's index."""
+    clock = SystemClock()
+    store = Store(settings.database_url)
+    agent = AgentClient(settings.agent_socket)
+    rows = StoredKeys(store)
+    keyring = Keyring(agent=agent, rows=rows)
+    vault = Vault(
+        records=StoredVault(store),
+        objects=LocalObjects(settings.vault),
+        keys=domain_keys(keyring, rows),
+        signer=VaultSigner(agent),
+        clock=clock.now,
+        index=index,
+    )
+    return Assembly(
+        store=store, agent=agent, keyring=keyring, secrets=SiteSecrets(keyring), vault=vault
+    )

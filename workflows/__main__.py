@@ -1,0 +1,134 @@
+"""The worker process: `python -m workflows`. Reads FEDCTL_* settings, stops on SIGTERM."""
+
+import asyncio
+import logging
+import signal
+from uuid import UUID
+
+from temporalio.client import Client
+
+from controlplane.domain.errors import NotFound
+from controlplane.domain.ids import OperationId
+from controlplane.services.assembly import Assembly, SystemClock, assemble
+from controlplane.settings import Settings
+from controlplane.store.engine import Store
+from workflows.activities.endings import EndingActivities
+from workflows.activities.lookups import LookupActivities
+from workflows.activities.planning import PlanActivities
+from workflows.activities.records import RecordActivities
+from workflows.activities.sites import SiteActivities
+from workflows.activities.steps import Steps
+from workflows.activities.sweep import SweepActivities
+from workflows.activities.transfer import TransferActivities
+from workflows.codec import (
+    SealedPayloads,
+    client_options,
+    wait_until_sealed,
+    wait_until_unsealed,
+)
+from workflows.connections import Connections
+from workflows.starter import Starter
+from workflows.worker import Hands, build_worker
+
+_log = logging.getLogger(__name__)
+_CONNECT_AGAIN = 0.2
+
+
+def hands(settings: Settings, parts: Assembly) -> Hands:
+    """All activities over one assembly."""
+    now = SystemClock().now
+    store = parts.store
+    steps = Steps(store, now)
+    connect = Connections(store, parts.secrets.open, timeout=settings.provider_timeout).connect
+    return Hands(
+        records=RecordActivities(store, steps, now),
+        lookups=LookupActivities(store),
+        endings=EndingActivities(store, now),
+        plans=PlanActivities(store, steps, connect, now),
+        sites=SiteActivities(store, steps, connect, now),
+        transfer=TransferActivities(
+            store=store,
+            steps=steps,
+            connect=connect,
+            clock=now,
+            vault=parts.vault,
+            uploads=settings.uploads,
+            gateway_url=settings.gateway_url,
+        ),
+        sweep=SweepActivities(store, steps, connect, now),
+    )
+
+
+def _tenant_of(store: Store, workflow: str) -> str | None:
+    try:
+        operation = OperationId(UUID(workflow))
+    except ValueError:
+        return None
+    try:
+        with store.read() as tx:
+            return tx.operations.get(operation).tenant
+    except NotFound:
+        return None
+
+
+async def _connected(settings: Settings, parts: Assembly) -> Client:
+    codec = SealedPayloads(parts.keyring, lambda workflow: _tenant_of(parts.store, workflow))
+    while True:
+        try:
+            return await Client.connect(
+                settings.temporal_address,
+                namespace=settings.temporal_namespace,
+                identity="fedctl-worker",
+                **client_options(codec),
+            )
+        except RuntimeError as error:
+            _log.info("Temporal at %s does not answer yet: %s", settings.temporal_address, error)
+            await asyncio.sleep(_CONNECT_AGAIN)
+
+
+async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> None:
+    """Poll while keys can be opened; wait, without polling, while they cannot."""
+    await wait_until_unsealed(parts.agent)
+    client = await _connected(settings, parts)
+    made = hands(settings, parts)
+    starter = Starter(parts.store, client, SystemClock().now)
+    stopped = asyncio.ensure_future(stop.wait())
+    while not stop.is_set():
+        await wait_until_unsealed(parts.agent)
+        async with build_worker(client, made):
+            _log.info("working")
+            pause = asyncio.Event()
+            telling = asyncio.ensure_future(starter.run(pause))
+            sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
+            await asyncio.wait({stopped, sealed}, return_when=asyncio.FIRST_COMPLETED)
+            sealed.cancel()
+            pause.set()
+            await telling
+    stopped.cancel()
+
+
+async def _main() -> None:
+    settings = Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("temporalio").setLevel(logging.ERROR)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    parts = assemble(settings, index=settings.vault.with_name("vault-index.db"))
+    work = asyncio.ensure_future(_work(settings, parts, stop))
+    waiting = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        await asyncio.wait({work}, timeout=15)
+    work.cancel()
+    waiting.cancel()
+    parts.close()
+    if work.done() and not work.cancelled():
+        work.result()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
