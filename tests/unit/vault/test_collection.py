@@ -1,5 +1,8 @@
 """Only what nothing may need is deleted, and never in a hurry."""
 
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -102,3 +105,51 @@ def test_a_pack_whose_delete_was_cut_short_is_deleted_again(world, vault):
     world.clock.pass_by(HOUR)
     assert vault.collect(holding=HOUR).deleted == 1
     assert world.records.known_packs() == frozenset()
+
+
+def test_copying_forgetting_and_collecting_at_once_loses_nothing(world):
+    """Writers share chunks while a collector with no patience runs; what is retained is whole."""
+    pool = [some_disk(seed, "R") for seed in range(6)]
+    retained: dict[object, bytes] = {}
+    done = threading.Event()
+
+    def write(seed: int) -> None:
+        rng, vault = random.Random(seed), world.vault()
+        mine = []
+        for _ in range(10):
+            data, point = b"".join(rng.choices(pool, k=4)), new_point()
+            for _ in range(50):
+                copy(vault, data, point=point)
+                try:
+                    commit(vault, point)
+                    break
+                except Conflict as e:
+                    if e.reason not in {"condemned", "raced"}:
+                        raise
+            retained[point] = data
+            mine.append(point)
+            if rng.random() < 0.7:
+                gone = mine.pop(rng.randrange(len(mine)))
+                del retained[gone]
+                vault.forget(gone)
+
+    def collect() -> None:
+        vault = world.vault()
+        while not done.wait(0.001):
+            vault.collect(holding=timedelta(0))
+
+    with ThreadPoolExecutor(4) as threads:
+        collector = threads.submit(collect)
+        try:
+            list(threads.map(write, range(3)))
+        finally:
+            done.set()
+        collector.result()
+    assert len(retained) >= 3
+    fresh = world.vault()
+    for point, data in retained.items():
+        assert read_all(fresh, point) == data
+    fresh.collect(holding=timedelta(0))
+    fresh.collect(holding=timedelta(0))
+    held = {ref for p in world.records.points() for ref in world.records._points[p.point][1]}
+    assert {path.name for path in world.files("packs")} == {pack.hex() for pack in held}
