@@ -25,9 +25,10 @@ from controlplane.domain.site import (
     StorageSeen,
 )
 from drivers.contract import Quota
-from drivers.proxmox import mapping
+from drivers.proxmox import mapping, marks
 from drivers.proxmox.client import PveClient
-from drivers.proxmox.mapping import LIMITS, LOCK, Notes
+from drivers.proxmox.mapping import LIMITS, LOCK
+from drivers.proxmox.marks import Notes
 from drivers.proxmox.shell import NodeShell
 
 _WANTED = {
@@ -184,17 +185,17 @@ class ProxmoxBase(Quota):
             config = self._api.get(f"nodes/{node}/qemu/{vmid}/config", current=1)
         except NotFound:
             return None
-        owner = mapping.owner_of(config.get("tags"))
+        owner = marks.owner_of(config.get("tags"))
         if owner is None:
             return None
-        notes = mapping.read_notes(config.get("description"))
+        notes = marks.read_notes(config.get("description"))
         return Vm(node=node, vmid=vmid, config=config, owner=owner, notes=notes)
 
     def _lookup(self, owner: OwnerTag) -> Vm | None:
         """Our VM by its tag. Busy while one of our own is being made, and may be it."""
         creating = False
         for node, listed in self._listed():
-            seen = mapping.owner_of(listed.get("tags"))
+            seen = marks.owner_of(listed.get("tags"))
             if seen is not None and seen.artefact == owner.artefact:
                 vm = self._read(node, int(listed["vmid"]))
                 if vm is not None and vm.owner.artefact == owner.artefact:
@@ -256,9 +257,9 @@ class ProxmoxBase(Quota):
         kept = replace(notes or vm.notes, owner=owner)
         wish = dict(changes)
         if owner != vm.owner:
-            wish["tags"] = mapping.tags_with(wish.get("tags", vm.config.get("tags")), owner)
+            wish["tags"] = marks.tags_with(wish.get("tags", vm.config.get("tags")), owner)
         if kept != vm.notes:
-            wish["description"] = mapping.write_notes(kept)
+            wish["description"] = marks.write_notes(kept)
         if wish:
             digest = {"digest": str(vm.config["digest"])}
             if vm.config.get("lock") == LOCK and vm.notes.fence is not None:

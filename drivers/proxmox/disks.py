@@ -17,7 +17,7 @@ from controlplane.domain.owner import OwnerTag
 from drivers.contract import DiskExport, DiskImport, Snapshots
 from drivers.disks.nbd import NbdConnection, NbdReader, NbdWriter
 from drivers.disks.ssh import Forward
-from drivers.proxmox import mapping
+from drivers.proxmox import mapping, marks
 from drivers.proxmox.base import ProxmoxBase, Vm
 from drivers.proxmox.shell import Served
 
@@ -26,7 +26,7 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
     """A VM's tags announce its snapshots of ours, so that one listing finds them."""
 
     def create_snapshot(self, owner: OwnerTag, instance: str) -> str:
-        name = mapping.snapshot_name(owner.artefact)
+        name = marks.snapshot_name(owner.artefact)
         if (found := self._announced(owner)) is not None:
             vm, kept = found
             if kept is not None:
@@ -56,7 +56,7 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
             if found is None:
                 return Absent()
             vm, kept = found
-            ref = f"{vm.vmid}/{mapping.snapshot_name(owner.artefact)}"
+            ref = f"{vm.vmid}/{marks.snapshot_name(owner.artefact)}"
             if kept is not None:
                 return Seen(SnapshotSeen(ref=ref, ready=True, epoch=kept.epoch))
             if self._snapshotting(vm):
@@ -72,30 +72,30 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
         vm, kept = found
         if kept is not None:
             self._not_late(owner, kept)
-            name = mapping.snapshot_name(owner.artefact)
+            name = marks.snapshot_name(owner.artefact)
             if lock := vm.config.get("lock"):
                 raise Busy(f"VM {vm.vmid} at {self.site} is locked ({lock}): ask again")
             self._api.delete(f"{vm.path}/snapshot/{name}")
         else:
-            tags = mapping.tags_without_snapshot(vm.config.get("tags"), owner.artefact)
+            tags = marks.tags_without_snapshot(vm.config.get("tags"), owner.artefact)
             self._changed(vm, {"tags": tags})
 
     def _announcing(self, vm: Vm, owner: OwnerTag) -> str:
         """The VM's tags with this snapshot, and without those that went meanwhile."""
         tags, kept = vm.config.get("tags"), self._kept(vm)
-        for earlier in mapping.snapshots_of(tags):
-            if mapping.snapshot_name(earlier) not in kept:
-                tags = mapping.tags_without_snapshot(tags, earlier)
-        return mapping.tags_with_snapshot(tags, owner.artefact)
+        for earlier in marks.snapshots_of(tags):
+            if marks.snapshot_name(earlier) not in kept:
+                tags = marks.tags_without_snapshot(tags, earlier)
+        return marks.tags_with_snapshot(tags, owner.artefact)
 
     def _announced(self, owner: OwnerTag) -> tuple[Vm, OwnerTag | None] | None:
         """The VM that announces this snapshot, and the snapshot's stamp if it is there."""
         for node, listed in self._listed():
-            if owner.artefact not in mapping.snapshots_of(listed.get("tags")):
+            if owner.artefact not in marks.snapshots_of(listed.get("tags")):
                 continue
             vm = self._read(node, int(listed["vmid"]))
             if vm is not None:
-                return vm, self._kept(vm).get(mapping.snapshot_name(owner.artefact))
+                return vm, self._kept(vm).get(marks.snapshot_name(owner.artefact))
         return None
 
     def _kept(self, vm: Vm) -> dict[str, OwnerTag]:
@@ -135,7 +135,7 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
         self, owner: OwnerTag, source: DiskSource, since: Mark | None = None
     ) -> ExportSeen:
         del since  # no change lists yet: every mark is lost, and all of the disk is shown
-        snapshot = mapping.snapshot_name(source.snapshot) if source.snapshot else ""
+        snapshot = marks.snapshot_name(source.snapshot) if source.snapshot else ""
         export = self._export(owner)
         if export is not None:
             self._not_late(owner, export.owner)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from controlplane.domain.artefact import ArtefactKind, Found
 from controlplane.domain.errors import Unavailable
-from drivers.proxmox import mapping
+from drivers.proxmox import marks
 from drivers.proxmox.disks import ProxmoxTransfers
 from drivers.proxmox.images import ProxmoxImages
 from drivers.proxmox.instances import ProxmoxInstances
@@ -15,7 +15,7 @@ class ProxmoxDriver(ProxmoxInstances, ProxmoxImages, ProxmoxTransfers):
         found: list[Found] = []
         creating = False
         for node, listed in self._listed():
-            owner = mapping.owner_of(listed.get("tags"))
+            owner = marks.owner_of(listed.get("tags"))
             creating = creating or (owner is None and listed.get("lock") == "create")
             if owner is not None:
                 found.append(
@@ -26,7 +26,7 @@ class ProxmoxDriver(ProxmoxInstances, ProxmoxImages, ProxmoxTransfers):
                         power_on=listed["status"] == "running",
                     )
                 )
-            if mapping.snapshots_of(listed.get("tags")):
+            if marks.snapshots_of(listed.get("tags")):
                 found += self._snapshots(node, int(listed["vmid"]))
         if creating and self._creating():
             raise Unavailable(

@@ -25,9 +25,9 @@ from controlplane.domain.errors import (
 )
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import ImagePull, ImagePush
-from drivers.proxmox import mapping
+from drivers.proxmox import mapping, marks
 from drivers.proxmox.base import ProxmoxBase
-from drivers.proxmox.mapping import ImageName
+from drivers.proxmox.marks import ImageName
 
 _TASKS = 20
 
@@ -176,7 +176,7 @@ class ProxmoxImages(ProxmoxBase, ImagePull, ImagePush):
             if image := ImageName.parse(name):
                 place = found.setdefault(image.owner.artefact.hex, _Staged())
                 place.images[image] = (volume["volid"], int(volume["size"]))
-            elif stamp := mapping.stamp_in(name):
+            elif stamp := marks.stamp_in(name):
                 found.setdefault(stamp.artefact.hex, _Staged()).stamps[stamp] = volume["volid"]
         return found
 

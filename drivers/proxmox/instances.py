@@ -13,7 +13,8 @@ from drivers.contract import Fencing, GuestAgent, Instances
 from drivers.proxmox import mapping
 from drivers.proxmox.base import ProxmoxBase, Vm
 from drivers.proxmox.client import words
-from drivers.proxmox.mapping import LOCK, FenceNote, ImageName
+from drivers.proxmox.mapping import LOCK
+from drivers.proxmox.marks import FenceNote, ImageName
 
 _SHUTDOWN_SECONDS = 3600  # the task waits; who asked decides when to cut
 

@@ -34,9 +34,9 @@ from controlplane.domain.instance import (
 from controlplane.domain.network import NicSpec
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability
-from drivers.proxmox import mapping
+from drivers.proxmox import mapping, marks
 from drivers.proxmox.driver import ProxmoxDriver
-from drivers.proxmox.mapping import FenceNote, ImageName, Notes
+from drivers.proxmox.marks import FenceNote, ImageName, Notes
 from drivers.simulators.faults import STEADY, Direction, LostAnswer, Reset
 from drivers.simulators.guest import format_journal, lost_writes, read_journal
 from drivers.simulators.proxmox import ProxmoxSim
@@ -411,15 +411,15 @@ TAGS = st.builds(
 )
 def test_notes_in_a_description_read_back(owner, spec, grow, fence, other):
     notes = Notes(owner=owner, spec=spec, grow=tuple(grow), fence=fence, other=other)
-    assert mapping.read_notes(mapping.write_notes(notes)) == notes
+    assert marks.read_notes(marks.write_notes(notes)) == notes
 
 
 @given(owner=TAGS, digest=st.integers(0, 2**64 - 1), size=st.integers(0, 2**50))
 def test_an_images_file_name_reads_back(owner, digest, size):
     name = ImageName(owner=owner, digest=f"{digest:016x}", size=size, format=DiskFormat.QCOW2)
     assert ImageName.parse(name.text()) == name
-    assert mapping.stamp_in(name.text()) is None
-    assert mapping.stamp_in(f"{owner.text()}.raw") == owner
+    assert marks.stamp_in(name.text()) is None
+    assert marks.stamp_in(f"{owner.text()}.raw") == owner
 
 
 @given(mib=st.integers(1, 2**27))
@@ -429,12 +429,12 @@ def test_a_size_in_gibibytes_is_exact(mib):
 
 
 def test_somebody_elses_description_and_tags_stay():
-    notes = mapping.read_notes("hands off\nfedctl-owner: nonsense\nfedctl-fence: {}")
+    notes = marks.read_notes("hands off\nfedctl-owner: nonsense\nfedctl-fence: {}")
     assert notes.owner is None
     assert notes.fence is None
     assert notes.other == "hands off\nfedctl-owner: nonsense\nfedctl-fence: {}"
     owner = tag()
-    assert mapping.tags_with("prod;web", owner) == f"prod;web;{owner.text()}"
+    assert marks.tags_with("prod;web", owner) == f"prod;web;{owner.text()}"
     newer = replace(owner, epoch=9)
-    assert mapping.tags_with(mapping.tags_with("prod", owner), newer) == f"prod;{newer.text()}"
-    assert mapping.owner_of(f"fedctl.x;{owner.text()};{newer.text()}") == newer
+    assert marks.tags_with(marks.tags_with("prod", owner), newer) == f"prod;{newer.text()}"
+    assert marks.owner_of(f"fedctl.x;{owner.text()};{newer.text()}") == newer

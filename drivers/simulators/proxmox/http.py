@@ -18,14 +18,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drivers.simulators.faults import Call, Direction, Fault, Garbage, Hang, LostAnswer, Reset
 from drivers.simulators.faults import Status as InjectedStatus
-from drivers.simulators.proxmox import cluster, contents, multipart, vms
+from drivers.simulators.proxmox import cluster, contents, multipart, snapshots, vms
 from drivers.simulators.proxmox.access import Caller
 from drivers.simulators.proxmox.multipart import Body, Broken
 from drivers.simulators.proxmox.node import Node
 from drivers.simulators.proxmox.params import Refused, checked
 from drivers.simulators.proxmox.routes import Ask, Upload, vmid_of
 
-_ROUTES = (*cluster.ROUTES, *contents.ROUTES, *vms.ROUTES)
+_ROUTES = (*cluster.ROUTES, *contents.ROUTES, *vms.ROUTES, *snapshots.ROUTES)
 _BULK = re.compile(r".*/(upload|download-url)$")
 _LISTS = re.compile(r".*/(qemu|content|resources|tasks|storage|nodes)$")
 _IDLE_SECONDS = 60

@@ -17,7 +17,7 @@ from drivers.simulators.proxmox.config import Job
 from drivers.simulators.proxmox.nbd import Export, serve
 from drivers.simulators.proxmox.node import Node
 from drivers.simulators.proxmox.params import Fails, Refused, checked, size_bytes
-from drivers.simulators.proxmox.vms import same_digest, unlocked
+from drivers.simulators.proxmox.work import same_digest, unlocked
 
 ROOT = Caller(user="root@pam")
 

@@ -1,12 +1,11 @@
 """The calls below /nodes/{node}/qemu: VMs from their creation to their end."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from drivers.simulators.proxmox import config
 from drivers.simulators.proxmox.config import Job
-from drivers.simulators.proxmox.node import Node, Snapshot, Vm
+from drivers.simulators.proxmox.node import Node, Vm
 from drivers.simulators.proxmox.params import (
     DRIVE,
     Fails,
@@ -19,22 +18,13 @@ from drivers.simulators.proxmox.params import (
     size_text,
 )
 from drivers.simulators.proxmox.routes import Ask, route
+from drivers.simulators.proxmox.snapshots import kept_as
 from drivers.simulators.proxmox.tasks import Worker
+from drivers.simulators.proxmox.work import exporting, same_digest, spawn, unlocked
 
 _Q = "/nodes/{node}/qemu"
 _V = _Q + "/{vmid}"
 _POWER = {"start": "qmstart", "stop": "qmstop", "shutdown": "qmshutdown"}
-
-
-def unlocked(vm: Vm) -> None:
-    """Refuse while the configuration carries a lock."""
-    if lock := vm.config.get("lock"):
-        raise Refused(500, f"VM is locked ({lock})")
-
-
-def same_digest(vm: Vm, digest: str | None) -> None:
-    if digest and digest != vm.digest:
-        raise Refused(500, "checksum mismatch (file change by other user?)")
 
 
 # -- looking -----------------------------------------------------------------------------------
@@ -56,7 +46,7 @@ def get_config(ask: Ask) -> dict[str, Any]:
     with ask.node.lock:
         vm = ask.node.vm(ask.vmid)
         if name := given.get("snapshot"):
-            snapshot = _snapshot(vm, name)
+            snapshot = kept_as(vm, name)
             return {
                 **config.masked(snapshot.config),
                 "snaptime": snapshot.snaptime,
@@ -142,7 +132,7 @@ def update_now(ask: Ask) -> None:
 
 def update_as_task(ask: Ask) -> str:
     _checked_update(ask)
-    return _spawn(ask, "qmconfig", lambda worker, _: _updated(ask, worker), flock=False)
+    return spawn(ask, "qmconfig", lambda worker, _: _updated(ask, worker), flock=False)
 
 
 def _checked_update(ask: Ask) -> tuple[dict[str, str], str, str | None]:
@@ -210,7 +200,7 @@ def resize(ask: Ask) -> str:
         vm.config[slot] = format_property(drive, default="file")
         worker.log(f"resized {slot} to {drive['size']}")
 
-    return _spawn(ask, "resize", work)
+    return spawn(ask, "resize", work)
 
 
 # -- power and end -----------------------------------------------------------------------------
@@ -230,7 +220,7 @@ def start(ask: Ask) -> str:
                 worker.warn(f"'{volume.path}' is also open elsewhere")
         ask.node.power_on(vm)
 
-    return _spawn(ask, "qmstart", work)
+    return spawn(ask, "qmstart", work)
 
 
 def stop(ask: Ask) -> str:
@@ -249,7 +239,7 @@ def stop(ask: Ask) -> str:
         else:
             worker.log("VM already stopped")
 
-    return _spawn(ask, "qmstop", work)
+    return spawn(ask, "qmstop", work)
 
 
 def shutdown(ask: Ask) -> str:
@@ -272,17 +262,17 @@ def shutdown(ask: Ask) -> str:
                 raise Fails("VM quit/powerdown failed - got timeout")
             worker.wait(0.01)
 
-    return _spawn(ask, "qmshutdown", work)
+    return spawn(ask, "qmshutdown", work)
 
 
 def suspend(ask: Ask) -> str:
     ask.need("VM.PowerMgmt")
-    return _spawn(ask, "qmsuspend", lambda _, vm: _freeze(ask.node, vm, paused=True))
+    return spawn(ask, "qmsuspend", lambda _, vm: _freeze(ask.node, vm, paused=True))
 
 
 def resume(ask: Ask) -> str:
     ask.need("VM.PowerMgmt")
-    return _spawn(ask, "qmresume", lambda _, vm: _freeze(ask.node, vm, paused=False))
+    return spawn(ask, "qmresume", lambda _, vm: _freeze(ask.node, vm, paused=False))
 
 
 def destroy(ask: Ask) -> str:
@@ -307,113 +297,7 @@ def destroy(ask: Ask) -> str:
             del node.vms[vm.vmid]
         worker.log("purged")
 
-    return _spawn(ask, "qmdestroy", work)
-
-
-def exporting(node: Node) -> set[str]:
-    """Files that a qemu-nbd of this node holds open."""
-    return node.exports() if node.exports is not None else set()
-
-
-# -- snapshots and copies ----------------------------------------------------------------------
-
-
-def list_snapshots(ask: Ask) -> list[dict[str, Any]]:
-    ask.need("VM.Audit")
-    with ask.node.lock:
-        vm = ask.node.vm(ask.vmid)
-        taken = [
-            {"name": name, "description": kept.description, "snaptime": kept.snaptime}
-            | ({"parent": kept.parent} if kept.parent else {})
-            for name, kept in vm.snapshots.items()
-        ]
-        parent = {"parent": vm.parent} if vm.parent else {}
-        running = {"running": int(vm.running), "digest": vm.digest}
-        return [*taken, {"name": "current", "description": "You are here!", **parent, **running}]
-
-
-def snapshot(ask: Ask) -> str:
-    ask.need("VM.Snapshot")
-    given = ask.take("snapname", optional="description vmstate")
-    name = given["snapname"]
-    ask.node.vm(ask.vmid)
-
-    def work(worker: Worker, vm: Vm) -> None:
-        unlocked(vm)
-        if name in vm.snapshots:
-            raise Fails(f"snapshot name '{name}' already used")
-        volumes = ask.node.volumes_of(vm)
-        for volume in volumes:
-            if not ask.node.storages.can_snapshot(volume):
-                raise Fails("snapshot feature is not available")
-        ask.node.pause(vm)
-        try:
-            for volume in volumes:
-                ask.node.storages.snapshot(volume, name)
-                worker.log(f"snapshotting {volume.volid}")
-        finally:
-            ask.node.unpause(vm)
-        vm.snapshots[name] = Snapshot(
-            config=dict(vm.config),
-            description=given.get("description", ""),
-            snaptime=int(time.time()),
-            parent=vm.parent,
-        )
-        vm.parent = name
-
-    return _spawn(ask, "qmsnapshot", work)
-
-
-def get_snapshot_config(ask: Ask) -> dict[str, Any]:
-    ask.need("VM.Audit")
-    kept = _snapshot(ask.node.vm(ask.vmid), ask.at["name"])
-    return {**config.masked(kept.config), "description": kept.description}
-
-
-def put_snapshot_config(ask: Ask) -> None:
-    ask.need("VM.Snapshot")
-    given = ask.take(optional="description")
-    with ask.node.locked(ask.vmid):
-        vm = ask.node.vm(ask.vmid)
-        unlocked(vm)
-        if "description" in given:
-            _snapshot(vm, ask.at["name"]).description = given["description"]
-    ask.node.changed(ask.vmid)
-
-
-def drop_snapshot(ask: Ask) -> str:
-    ask.need("VM.Snapshot")
-    ask.take(optional="force")
-    _snapshot(ask.node.vm(ask.vmid), ask.at["name"])
-
-    def work(_: Worker, vm: Vm) -> None:
-        unlocked(vm)
-        name = ask.at["name"]
-        gone = _snapshot(vm, name)
-        for volume in ask.node.volumes_of(vm):
-            ask.node.storages.drop_snapshot(volume, name)
-        del vm.snapshots[name]
-        for kept in vm.snapshots.values():
-            kept.parent = gone.parent if kept.parent == name else kept.parent
-        vm.parent = gone.parent if vm.parent == name else vm.parent
-
-    return _spawn(ask, "qmdelsnapshot", work)
-
-
-def rollback(ask: Ask) -> str:
-    ask.need("VM.Snapshot.Rollback")
-    _snapshot(ask.node.vm(ask.vmid), ask.at["name"])
-
-    def work(_: Worker, vm: Vm) -> None:
-        unlocked(vm)
-        kept = _snapshot(vm, ask.at["name"])
-        if vm.running:
-            ask.node.power_off(vm)
-        for volume in ask.node.volumes_of(vm):
-            ask.node.storages.rollback(volume, ask.at["name"])
-        vm.config, vm.parent = dict(kept.config), ask.at["name"]
-
-    return _spawn(ask, "qmrollback", work)
+    return spawn(ask, "qmdestroy", work)
 
 
 # -- the guest agent ---------------------------------------------------------------------------
@@ -440,28 +324,6 @@ def _freeze(node: Node, vm: Vm, *, paused: bool) -> None:
     vm.suspended = paused
 
 
-def _snapshot(vm: Vm, name: str) -> Snapshot:
-    if name not in vm.snapshots:
-        raise Refused(500, f"snapshot '{name}' does not exist")
-    return vm.snapshots[name]
-
-
-def _spawn(ask: Ask, kind: str, work: Callable[[Worker, Vm], None], *, flock: bool = True) -> str:
-    """Run `work` as a task that holds the VM's flock."""
-    node, vmid = ask.node, ask.vmid
-    node.vm(vmid)
-
-    def held(worker: Worker) -> None:
-        if not flock:
-            work(worker, node.vm(vmid))
-            return
-        with node.locked(vmid):
-            work(worker, node.vm(vmid))
-        node.changed(vmid)
-
-    return node.tasks.spawn(kind, str(vmid), ask.caller.name, held)
-
-
 ROUTES = (
     route("GET", _Q, list_vms),
     route("POST", _Q, create),
@@ -478,11 +340,5 @@ ROUTES = (
     route("POST", _V + "/status/shutdown", shutdown),
     route("POST", _V + "/status/suspend", suspend),
     route("POST", _V + "/status/resume", resume),
-    route("GET", _V + "/snapshot", list_snapshots),
-    route("POST", _V + "/snapshot", snapshot),
-    route("DELETE", _V + "/snapshot/{name}", drop_snapshot),
-    route("GET", _V + "/snapshot/{name}/config", get_snapshot_config),
-    route("PUT", _V + "/snapshot/{name}/config", put_snapshot_config),
-    route("POST", _V + "/snapshot/{name}/rollback", rollback),
     route("POST", _V + "/agent/ping", agent_ping),
 )

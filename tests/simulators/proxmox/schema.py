@@ -60,12 +60,17 @@ def _loaded(where: str) -> dict[str, Any]:
 
 
 def watch(sim: ProxmoxSim, calls: list[Call]) -> None:
-    """Append every call that succeeds."""
-    sim.node.observers.append(
-        lambda method, path, given, data: calls.append(
-            Call(method=method, path=path, given=dict(given), data=data)
-        )
-    )
+    """Append every call that succeeds, the same one with the same answer once."""
+    known: set[str] = set()
+
+    def observe(method: str, path: str, given: dict[str, str], data: Any) -> None:
+        call = Call(method=method, path=path, given=dict(given), data=data)
+        shape = re.sub(r"\d+", "0", repr(call))
+        if shape not in known:
+            known.add(shape)
+            calls.append(call)
+
+    sim.node.observers.append(observe)
 
 
 def faults_in(schema: dict[str, Any], calls: list[Call]) -> list[str]:
@@ -105,12 +110,17 @@ def _faults(schema: dict[str, Any], call: Call) -> list[str]:
 def _template(schema: dict[str, Any], call: Call) -> tuple[str | None, dict[str, str]]:
     best: tuple[str | None, dict[str, str]] = (None, {})
     for template, info in schema.items():
-        pattern = re.sub(r"\{volume\}", "(?P<volume>.+)", template)
-        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
-        match = re.fullmatch(pattern, call.path)
-        if match and call.method in info and (best[0] is None or "{" not in template):
+        if call.method not in info or not (match := _pattern(template).fullmatch(call.path)):
+            continue
+        if best[0] is None or "{" not in template:
             best = (template, match.groupdict())
     return best
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    pattern = re.sub(r"\{volume\}", "(?P<volume>.+)", template)
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
 
 
 def _value_fault(rule: dict[str, Any], value: str) -> str:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.domain.disk import DiskFormat
@@ -201,6 +201,7 @@ def compressed(raw: bytes, *, zstd: bool) -> bytes:
     return bytes(out)
 
 
+@settings(max_examples=30)
 @given(
     spots=st.lists(st.tuples(st.integers(0, 20 * CLUSTER - 1), st.binary(min_size=1, max_size=99))),
     form=st.sampled_from(["plain", "zlib", "zstd"]),

@@ -1,10 +1,12 @@
 """VMs of a simulated Proxmox VE site: their configuration, tasks, locks and snapshots."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from proxmoxer.core import ResourceException
 
+from drivers.simulators.faults import STEADY
 from drivers.simulators.proxmox import ProxmoxSim
 from tests.simulators.proxmox.test_access import refused
 
@@ -21,7 +23,8 @@ def write(sim: ProxmoxSim, volid: str, offset: int, data: bytes) -> None:
         file.write(data)
 
 
-def test_a_vm_is_made_under_its_id_once_and_nextid_reserves_nothing(api):
+def test_a_vm_is_made_under_its_id_once_and_nextid_reserves_nothing(sim, api):
+    sim.node.tasks._step = 0.5  # long enough to look while it is being made
     assert api.proxmox.cluster.nextid.get() == "100"
     assert api.proxmox.cluster.nextid.get() == "100"
     upid = api.node.qemu.post(vmid=100, name="web-1", tags="B.x;a", description="note\n")
@@ -151,7 +154,8 @@ def test_resize_grows_in_a_task_and_shrinking_fails_inside_it(api):
     assert "unable to shrink" in api.done(vm.resize.put(disk="scsi0", size="1M"))
 
 
-def test_cluster_resources_learn_late_what_the_node_shows_at_once(api):
+def test_cluster_resources_learn_late_what_the_node_shows_at_once(sim, api):
+    sim.faults.profile = replace(STEADY, staleness=(0.8, 0.8))
     upid = api.node.qemu.post(vmid=100, name="web-1")
     assert api.done(upid) == "OK"
     assert [vm["name"] for vm in api.node.qemu.get()] == ["web-1"]
