@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Thread
+from time import monotonic
 from uuid import UUID, uuid4
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
@@ -94,6 +95,17 @@ def artefact(instance: InstanceId | None = None, epoch: int = 1, **fields) -> Ar
     )
 
 
+def in_time(seconds: float = 20) -> Callable[[], bool]:
+    """Whether a loop may go on: raises once it has gone on for too long."""
+    end = monotonic() + seconds
+
+    def going() -> bool:
+        assert monotonic() < end, "nothing came"
+        return True
+
+    return going
+
+
 def at_once(*calls: Callable[[], object]) -> list[object]:
     """What each call gave or raised, all having begun at the same moment in threads."""
     gate = Barrier(len(calls))
@@ -106,7 +118,7 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
         except Exception as e:  # noqa: BLE001  # it is the result
             results[number] = e
 
-    threads = [Thread(target=run, args=pair) for pair in enumerate(calls)]
+    threads = [Thread(target=run, args=pair, daemon=True) for pair in enumerate(calls)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -22,7 +22,7 @@ from controlplane.domain.operation import (
     Progress,
     StepState,
 )
-from tests.store.nouns import SECOND, T0, added, at_once, fresh, operation
+from tests.store.nouns import SECOND, T0, added, at_once, fresh, in_time, operation
 
 ACME, SHOP = TenantName("acme"), WorkspaceName("shop")
 
@@ -238,8 +238,8 @@ def test_a_wish_and_its_outbox_row_appear_together(store):
                 tx.operations.add(op)
 
     def dispatch():
-        told = []
-        while len(told) < len(ops):
+        told, going = [], in_time()
+        while len(told) < len(ops) and going():
             with store.read() as tx:
                 items = tx.outbox.pending(5)
                 told += [tx.operations.get(item.operation).id for item in items]

@@ -25,7 +25,7 @@ from controlplane.domain.placement import Served
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.selector import parse_selector
 from controlplane.store.engine import Store
-from tests.store.nouns import T0, at_once, fresh, key, operation, resource_id
+from tests.store.nouns import T0, at_once, fresh, in_time, key, operation, resource_id
 
 
 def on_sqlite(url):
@@ -84,8 +84,8 @@ def test_a_reader_who_goes_on_behind_its_cursor_misses_nothing_that_commits_mean
                 tx.resources.put(key(), id=resource_id(), spec={}, now=T0)
 
     def follow():
-        seen, cursor = [], start
-        while len(seen) < each * writers:
+        seen, cursor, going = [], start, in_time()
+        while len(seen) < each * writers and going():
             with store.read() as tx:
                 events = tx.events.after(cursor, limit=5)
             seen += [e.seq for e in events]

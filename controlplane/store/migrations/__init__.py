@@ -1,10 +1,13 @@
 """The schema's history, carried inside the package."""
 
 from pathlib import Path
+from threading import Lock
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
+
+_ALONE = Lock()  # Alembic keeps its environment in a module
 
 
 def config_for(connection: Connection) -> Config:
@@ -17,4 +20,5 @@ def config_for(connection: Connection) -> Config:
 
 def upgrade(connection: Connection) -> None:
     """Brings the schema to the newest revision, in the transaction that is open."""
-    command.upgrade(config_for(connection), "head")
+    with _ALONE:
+        command.upgrade(config_for(connection), "head")
