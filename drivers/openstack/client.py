@@ -15,6 +15,7 @@ from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 from openstack import exceptions as sdk_errors
 from openstack.connection import Connection
+from requests.adapters import HTTPAdapter
 
 from controlplane.domain.errors import (
     Busy,
@@ -45,6 +46,25 @@ _STATES: Final = re.compile(r"status must be|in-use|in use|is not active", re.IG
 _DETAIL: Final = 500
 
 
+class _Pinned(HTTPAdapter):
+    """Accept one certificate by its SHA-256 fingerprint."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        super().__init__()
+
+    def init_poolmanager(
+        self,
+        connections: int,
+        maxsize: int,
+        block: bool = False,  # noqa: FBT001, FBT002  # requests' own signature
+        **pool: object,
+    ) -> None:
+        super().init_poolmanager(
+            connections, maxsize, block, assert_fingerprint=self._fingerprint, **pool
+        )
+
+
 class Client:
     """One connection to one site; it logs in when it is first needed, and again when it must."""
 
@@ -64,10 +84,16 @@ class Client:
     @cached_property
     def _connection(self) -> Connection:
         """The SDK on a session of ours, so that it reads no environment and no cloud files."""
+        transport = requests.Session()
+        verify: bool | str = self._access.options.get("ca_file") or True
+        if pin := self._access.pins.get("tls"):
+            transport.mount("https://", _Pinned(pin))
+            verify = False  # the fingerprint decides, whoever signed the certificate
         session = Session(
             auth=self._login(),
+            session=transport,
             timeout=self._timeout,
-            verify=self._access.options.get("ca_file") or True,
+            verify=verify,
             app_name="fedctl",
         )
         return Connection(
@@ -305,7 +331,7 @@ class Client:
             raise Invalid(f"{at}: the credentials cannot be used: check what was given") from e
         except keystone_errors.SSLError as e:
             raise Denied(
-                f"{at}: the certificate is not trusted: check the URL, or name its ca_file"
+                f"{at}: the certificate is not trusted: check the URL, name its ca_file, or pin it"
             ) from e
         except (
             keystone_errors.ClientException,

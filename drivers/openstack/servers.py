@@ -29,7 +29,11 @@ from drivers.openstack.mapping import Payload
 RETIRED = "fedctl.retired"  # a tag of ports whose server was deleted by us
 NO_CONSOLE = 404
 CONSOLE_LINES = 500
-BOOTED = re.compile(r"FEDGUEST up|FEDCTL-BOOT-OK|login:|Linux version|systemd\[1\]|cloud-init")
+FIRMWARE = re.compile(
+    r"^\W*$|SeaBIOS|iPXE|SYSLINUX|GRUB|BdsDxe|Booting from|boot failed|no bootable device"
+    r"|no boot sector|boot disk",
+    re.IGNORECASE,
+)
 CONSOLE_BYTES = 64 * 1024
 
 
@@ -356,6 +360,6 @@ class Servers(Site, Instances, Fencing, ConsoleLog):
         return text.encode()[-CONSOLE_BYTES:].decode(errors="ignore")
 
     def probe_boot(self, owner: OwnerTag) -> str:
-        """The lines since the last start that only a system that came up prints."""
+        """The lines since the last start, without those that firmware prints on any disk."""
         lines = self.console_log(owner).splitlines()
-        return "\n".join(line for line in lines if BOOTED.search(line))
+        return "\n".join(line for line in lines if not FIRMWARE.search(line))

@@ -1,9 +1,11 @@
 """OpenStack keeps the contract, against its simulator over real sockets."""
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,40 @@ class TestOpenStack(DriverContract):
     @pytest.fixture
     def secrets(self, site: OpenStackSim) -> tuple[str, ...]:
         return (site.credentials.application_credential_secret,)
+
+
+@pytest.mark.live
+@pytest.mark.timeout(900)
+class TestOpenStackLive(DriverContract):
+    """The same suite on a real cloud: OPENSTACK_LAB names its Keystone, OPENSTACK_LAB_DEMO an
+    account as user:password:project, OPENSTACK_LAB_GUEST a raw disk whose guest prints on the
+    console and writes nothing (optional)."""
+
+    provider = "openstack"
+    deadline = 240.0
+
+    @pytest.fixture
+    def driver(self) -> Iterator[Driver]:
+        if "OPENSTACK_LAB" not in os.environ:
+            pytest.skip("OPENSTACK_LAB names no cloud")
+        account = os.environ.get("OPENSTACK_LAB_DEMO", "demo:demo:demo").split(":")
+        access = SiteAccess(
+            site=SiteName("lab"),
+            provider=ProviderKind.OPENSTACK,
+            endpoint=os.environ["OPENSTACK_LAB"],
+            secrets={"username": account[0], "password": account[1]},
+            options={"project": account[2]},
+            timeout=60.0,
+        )
+        driver = OpenStackDriver(access)
+        yield driver
+        driver.close()
+
+    @pytest.fixture
+    def guest(self) -> bytes:
+        path = os.environ.get("OPENSTACK_LAB_GUEST")
+        return Path(path).read_bytes() if path else bootable()
+
+    @pytest.fixture
+    def broken(self) -> Break:
+        pytest.skip("a real cloud is not broken for a test")

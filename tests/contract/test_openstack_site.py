@@ -1,0 +1,501 @@
+"""What only OpenStack does to a driver: tokens that end, cells that are silent, bytes that lie."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from controlplane.domain.answer import Absent, Seen, Unknown
+from controlplane.domain.disk import (
+    GIB,
+    MIB,
+    DiskFormat,
+    DiskSource,
+    ExportStage,
+    ExtentKind,
+    ImageState,
+    VolumeSpec,
+    VolumeState,
+)
+from controlplane.domain.errors import (
+    Busy,
+    Denied,
+    Exhausted,
+    Integrity,
+    Invalid,
+    Unavailable,
+    Unsupported,
+)
+from controlplane.domain.instance import Firmware, InstanceState, Power
+from controlplane.domain.network import NicSpec
+from controlplane.domain.site import Capability, ProviderKind, SiteAccess, SiteName
+from drivers.openstack.driver import OpenStackDriver
+from drivers.openstack.reader import BLOCK
+from drivers.simulators.faults import STEADY, Direction, LostAnswer
+from drivers.simulators.openstack import Knobs, OpenStackSim
+from drivers.simulators.witness import Witness
+from tests.contract.images import Gateway, pattern
+from tests.contract.test_openstack import bootable
+from tests.contract.world import World, chunks
+
+
+@pytest.fixture
+def witness(tmp_path) -> Iterator[Witness]:
+    witness = Witness(tmp_path / "witness.sqlite")
+    yield witness
+    witness.close()
+
+
+@pytest.fixture
+def site(tmp_path, witness: Witness) -> Iterator[OpenStackSim]:
+    knobs = Knobs(allow_loopback_pull=True)
+    cloud = OpenStackSim(
+        tmp_path / "cloud", name="suite", profile=STEADY, witness=witness, knobs=knobs
+    )
+    with cloud:
+        yield cloud
+
+
+def access(site: OpenStackSim, **secrets: str) -> SiteAccess:
+    known = site.credentials
+    return SiteAccess(
+        site=SiteName("suite"),
+        provider=ProviderKind.OPENSTACK,
+        endpoint=site.url,
+        secrets=secrets
+        or {
+            "application_credential_id": known.application_credential_id,
+            "application_credential_secret": known.application_credential_secret,
+        },
+        options={"project": known.project_name},
+        timeout=2.0,
+    )
+
+
+@contextmanager
+def opened(wanted: SiteAccess) -> Iterator[OpenStackDriver]:
+    driver = OpenStackDriver(wanted)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
+@pytest.fixture
+def driver(site: OpenStackSim) -> Iterator[OpenStackDriver]:
+    with opened(access(site)) as driver:
+        yield driver
+
+
+@pytest.fixture
+def world(driver: OpenStackDriver, gateway: Gateway) -> World:
+    """Nothing is cleaned: the whole cloud goes with the test."""
+    network = driver.catalogue().networks[0].ref
+    return World(driver, gateway, guest=bootable(), network=network, deadline=20.0)
+
+
+# Login.
+
+
+def test_a_password_works_and_a_warning_tells_of_the_better_way(site: OpenStackSim):
+    known = site.credentials
+    wanted = access(site, username=known.username, password=known.password)
+    with opened(wanted) as driver:
+        health = driver.check()
+    assert "compute 2.104" in health.version
+    assert any("application credential" in warning for warning in health.warnings)
+
+
+def test_a_wrong_password_is_denied_and_not_told(site: OpenStackSim):
+    wanted = access(site, username="member", password="hunter2")
+    with opened(wanted) as driver, pytest.raises(Denied) as caught:
+        driver.check()
+    assert "hunter2" not in str(caught.value) + caught.value.detail
+
+
+def test_credentials_of_no_known_kind_are_invalid(site: OpenStackSim):
+    with opened(access(site, token="x")) as driver, pytest.raises(Invalid):
+        driver.check()
+
+
+def test_environment_and_cloud_files_are_not_read(
+    site: OpenStackSim, monkeypatch: pytest.MonkeyPatch, tmp_path
+):
+    (tmp_path / "clouds.yaml").write_text("clouds: {x: {auth: {auth_url: http://127.0.0.1:9/}}}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("OS_CLOUD", "OS_AUTH_URL", "OS_USERNAME", "OS_REGION_NAME"):
+        monkeypatch.setenv(name, "x")
+    with opened(access(site)) as driver:
+        assert driver.check().version
+
+
+def test_a_site_that_is_down_is_unavailable_and_comes_back(
+    site: OpenStackSim, driver: OpenStackDriver
+):
+    driver.check()
+    site.faults.go_down()
+    with pytest.raises(Unavailable):
+        driver.check()
+    site.faults.come_back()
+    assert driver.check().version
+
+
+def test_an_expired_token_is_renewed_without_a_word(site: OpenStackSim, driver: OpenStackDriver):
+    driver.check()
+    site.expire_tokens()
+    assert driver.catalogue().networks
+
+
+# What a site refuses.
+
+
+def test_a_full_quota_is_exhausted_in_each_service(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    volume = VolumeSpec(name="v", size=GIB)
+    site.knobs.quota["gigabytes"] = 0
+    with pytest.raises(Exhausted):
+        driver.create_volume(world.tag("volume"), volume)
+    site.knobs.quota["gigabytes"] = 100
+    site.knobs.quota["port"] = 0
+    spec = world.spec(nics=(NicSpec(network=world.network or ""),))
+    with pytest.raises(Exhausted):
+        driver.create(world.tag("instance"), spec)
+    site.knobs.quota["port"] = 10
+    site.knobs.quota["instances"] = 0
+    with pytest.raises(Exhausted):
+        driver.create(world.tag("instance"), spec)
+    assert driver.quota().instances == 0
+
+
+def test_a_build_that_fails_tells_why(site: OpenStackSim, world: World):
+    site.fail_build("No valid host was found. There are not enough hosts available.")
+    owner, spec = world.tag("instance"), world.spec()
+    world.create(owner, spec)
+
+    def failed() -> str | None:
+        match world.find(owner):
+            case Seen(it) if it.state is InstanceState.FAILED:
+                return it.why
+            case _:
+                return None
+
+    assert "No valid host" in world.wait(failed, "the build failed")
+    world.do(lambda: world.driver.delete(owner))
+    world.gone(world.find, owner)
+
+
+def test_a_volume_that_fails_is_seen_as_failed_and_can_go(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    site.fail_volume()
+    owner = world.tag("volume")
+    driver.create_volume(owner, VolumeSpec(name="v", size=GIB))
+
+    def failed() -> bool:
+        answer = driver.find_volume(owner)
+        return isinstance(answer, Seen) and answer.it.state is VolumeState.FAILED
+
+    world.until(failed, "the volume failed")
+    driver.delete_volume(owner)
+    world.gone(driver.find_volume, owner)
+
+
+def test_a_pull_that_the_site_will_not_do_is_told_as_such_and_leaves_nothing(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    site.knobs.allow_loopback_pull = False
+    owner, file = world.tag("image"), world.published()
+    with pytest.raises(Unsupported) as caught:
+        driver.pull_image(owner, "i", file.source)
+    assert caught.value.reason == "pull-refused"
+    assert driver.find_image(owner) == Absent()
+    ref = driver.push_image(owner, "i", file.source, chunks(file.data))
+    assert world.image_ready(owner) == ref
+
+
+def test_an_import_task_that_fails_is_seen(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    site.fail_import("The download failed")
+    owner, file = world.tag("image"), world.published()
+    driver.pull_image(owner, "i", file.source)
+
+    def failed() -> bool:
+        answer = driver.find_image(owner)
+        return isinstance(answer, Seen) and answer.it.state is ImageState.FAILED
+
+    world.until(failed, "the import failed")
+    driver.pull_image(owner, "i", file.source)  # asking again begins it anew
+    world.image_ready(owner)
+
+
+def test_a_raw_image_with_a_senseless_boot_sector_is_invalid(world: World, driver: OpenStackDriver):
+    file = world.published(pattern())
+    with pytest.raises(Invalid):
+        driver.push_image(world.tag("image"), "i", file.source, chunks(file.data))
+
+
+# Bytes.
+
+
+def exported(world: World, driver: OpenStackDriver) -> DiskSource:
+    return DiskSource(volume=world.volume(image=world.image()).ref)
+
+
+def whole(driver: OpenStackDriver, owner) -> tuple[bytes, int]:
+    """The bytes that an export holds up to the guest's length, and the length of its disk."""
+    got = bytearray(len(bootable()))
+    reader = driver.open_export(owner)
+    try:
+        for extent in reader.extents():
+            if extent.kind is ExtentKind.DATA:
+                data = reader.read(extent.offset, extent.length)
+                got[extent.offset : extent.offset + extent.length] = data
+        return bytes(got), reader.size
+    finally:
+        reader.close()
+
+
+def test_a_byte_that_flips_on_its_way_in_is_an_integrity_error(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    site.faults.corrupt(Direction.IN, offset=100_000)
+    file = world.published()
+    with pytest.raises(Integrity):
+        driver.push_image(world.tag("image"), "i", file.source, chunks(file.data))
+
+
+@pytest.mark.parametrize("offset", [200, 65536 * 3 + 17, -70_000])
+def test_a_byte_that_flips_on_its_way_out_is_an_error(
+    site: OpenStackSim, world: World, driver: OpenStackDriver, offset: int
+):
+    owner = world.prepare(exported(world, driver))
+    size = next(r["size"] for r in site.world.all("image") if r["name"].startswith("fedctl."))
+    site.faults.corrupt(Direction.OUT, offset=offset % size)
+    with pytest.raises((Integrity, Invalid)):
+        whole(driver, owner)
+    assert site.faults.fired
+
+
+def test_a_download_goes_on_over_broken_connections_and_expired_tokens(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner = world.prepare(exported(world, driver))
+    driver.check()
+    site.cut_downloads(3)
+    site.expire_tokens()
+    got, size = whole(driver, owner)
+    assert hashlib.sha256(got).digest() == hashlib.sha256(bootable()).digest()
+    assert size == GIB
+
+
+def test_an_upload_whose_token_ended_is_to_be_sent_again(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner, file = world.tag("image"), world.published()
+
+    def expiring() -> Iterator[bytes]:
+        yield from chunks(file.data)
+
+    driver.check()
+    site.expire_tokens()
+    try:
+        driver.push_image(owner, "i", file.source, expiring())
+    except Unavailable:
+        driver.push_image(owner, "i", file.source, expiring())
+    assert world.image_ready(owner)
+
+
+def test_a_push_that_broke_off_is_begun_anew(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner, file = world.tag("image"), world.published()
+
+    def breaking() -> Iterator[bytes]:
+        yield file.data[:MIB]
+        raise OSError("the source went away")
+
+    with pytest.raises(Unavailable):
+        driver.push_image(owner, "i", file.source, breaking())
+
+    def sent() -> bool:
+        try:
+            driver.push_image(owner, "i", file.source, chunks(file.data))
+        except Busy:
+            return False
+        return True
+
+    world.until(sent, "the site noticed that the first push broke off")
+    assert world.image_ready(owner)
+
+
+def test_an_upload_that_cinder_gives_up_is_a_failed_export(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    source, owner = exported(world, driver), world.tag("export")
+
+    def uploading() -> bool:
+        driver.prepare_export(owner, source)
+        return any(r["name"].startswith("fedctl.") for r in site.world.all("image"))
+
+    site.slow_step("volume.upload", 10)
+    world.until(uploading, "the upload began")
+    site.fail_volume()
+
+    def failed() -> bool:
+        return driver.prepare_export(owner, source).stage is ExportStage.FAILED
+
+    world.until(failed, "the upload failed")
+    world.release(owner)
+
+
+# Instances.
+
+
+def test_a_silent_cell_makes_instances_unknown_never_absent(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner = world.instance()
+    site.knobs.cell_down = True
+    assert isinstance(driver.find(owner), Unknown)
+    with pytest.raises(Unavailable):
+        list(driver.owned())
+    site.knobs.cell_down = False
+    assert isinstance(driver.find(owner), Seen)
+
+
+@pytest.mark.parametrize("path", [r"/servers$", r"/ports$", r"/tags$"])
+def test_a_create_whose_answer_was_lost_makes_no_second_one(
+    site: OpenStackSim, world: World, driver: OpenStackDriver, path: str
+):
+    owner = world.tag("instance")
+    spec = world.spec(nics=(NicSpec(network=world.network or "", isolated=True),))
+    site.faults.fail(LostAnswer(), method="POST|PUT", path=path)
+    with pytest.raises(Unavailable):
+        driver.create(owner, spec)
+    ref = world.create(owner, spec)
+    assert world.seen(owner).ref == ref
+    assert len(site.world.all("server")) == 1
+    assert len(site.world.all("port")) == 1
+
+
+def test_a_volume_whose_answer_was_lost_is_found_again(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner, spec = world.tag("volume"), VolumeSpec(name="v", size=GIB)
+    site.faults.fail(LostAnswer(), method="POST", path=r"/volumes$")
+    with pytest.raises(Unavailable):
+        driver.create_volume(owner, spec)
+    driver.create_volume(owner, spec)
+    assert len(site.world.all("volume")) == 1
+
+
+def test_a_deleted_instance_leaves_no_port(site: OpenStackSim, world: World):
+    owner = world.instance(world.spec(nics=(NicSpec(network=world.network or ""),)))
+    assert site.world.all("port")
+    world.do(lambda: world.driver.delete(owner))
+    world.gone(world.find, owner)
+    world.until(lambda: not site.world.all("port"), "the port is gone")
+
+
+def test_a_new_instance_is_never_connected_when_isolation_was_wished(
+    world: World, witness: Witness
+):
+    nic = NicSpec(network=world.network or "", isolated=True)
+    owner = world.instance(world.spec(image=world.image(), nics=(nic,)))
+    runs = [run for identity in witness.identities() for run in witness.history(identity)]
+    assert runs, "Nova started it once"
+    assert not any(run.connected for run in runs)
+    assert all(run.until for run in runs), "and it was stopped"
+    assert world.seen(owner).power is Power.OFF
+
+
+def test_a_guest_that_ignores_a_stop_is_cut_off(site: OpenStackSim, world: World):
+    owner = world.loaded()
+    world.power(owner, Power.ON)
+    site.knobs.guest_ignores_acpi = True
+    assert world.power(owner, Power.OFF).power is Power.OFF
+
+
+def test_uefi_is_written_on_the_boot_volume(site: OpenStackSim, world: World):
+    world.instance(replace(world.spec(), firmware=Firmware.UEFI))
+    (volume,) = site.world.all("volume")
+    assert volume["image_metadata"]["hw_firmware_type"] == "uefi"
+
+
+def test_every_page_of_a_listing_is_read(site: OpenStackSim, world: World, driver: OpenStackDriver):
+    site.knobs.max_page = 2
+    owners = [world.tag("volume") for _ in range(5)]
+    for owner in owners:
+        driver.create_volume(owner, VolumeSpec(name="v", size=GIB))
+    assert {f.owner.artefact for f in driver.owned()} == {o.artefact for o in owners}
+    assert len(driver.catalogue().skus) == 6
+
+
+def test_a_lack_of_import_narrows_the_capabilities(
+    site: OpenStackSim, driver: OpenStackDriver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("drivers.simulators.openstack.imports.METHODS", ("glance-direct",))
+    assert Capability.IMAGE_PULL in driver.check().lacking
+
+
+def test_an_export_of_a_disk_of_an_instance_is_a_sound_qcow2(
+    site: OpenStackSim, world: World, driver: OpenStackDriver, tmp_path
+):
+    """An outside tool agrees, where this machine has one."""
+    world.prepare(exported(world, driver))
+    image = next(r for r in site.world.all("image") if r["name"].startswith("fedctl."))
+    try:
+        told = subprocess.run(
+            ["qemu-img", "check", site.glance.path(image["id"])], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no qemu-img here")
+    assert told.returncode == 0, told.stderr
+
+
+def test_an_empty_gibibyte_goes_out_and_in_quickly(world: World, driver: OpenStackDriver):
+    """Fixed cost of a disk: out as an export, in as an image and a volume of it."""
+    volume = world.volume()
+    begun = time.monotonic()
+    owner = world.prepare(DiskSource(volume=volume.ref))
+    reader = driver.open_export(owner)
+    assert [extent.kind for extent in reader.extents()] == ["zero"]
+    assert reader.size == GIB
+    reader.close()
+    out = time.monotonic() - begun
+    file = world.published(bytes(MIB), DiskFormat.QCOW2)
+    world.volume(image=world.image(bytes(MIB)))
+    assert file.source.length < MIB
+    took = time.monotonic() - begun
+    assert took < 10, f"out {out:.2f} s, in {took - out:.2f} s"
+
+
+def test_a_reader_holds_little_and_reads_each_block_once():
+    content = uuid4().bytes * (4 * BLOCK)
+    asked = []
+
+    def fetch(offset: int, length: int) -> bytes:
+        asked.append(length)
+        return content[offset : offset + length]
+
+    from drivers.openstack.reader import ImageBytes
+
+    source = ImageBytes(
+        fetch,
+        size=len(content),
+        algorithm="sha512",
+        digest=hashlib.sha512(content).hexdigest(),
+        what="x",
+    )
+    for at in range(0, len(content), 4096 * 100):
+        length = min(4096 * 100, len(content) - at)
+        assert source.read(at, length) == content[at : at + length]
+    assert source.proven
+    assert sum(asked) == len(content)
