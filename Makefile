@@ -1,0 +1,56 @@
+# Everything runs in .venv, made from hashed lock files. Needs Python 3.11 or newer (with venv and pip) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv
+WORKERS ?= 2
+LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: demo dev test check lint fix coverage lock docs
+
+demo: .venv/run ## the main job, from an image to two providers and back
+	$(BIN)/python -m api.demo $(if $(IMAGE),--image $(IMAGE))
+
+dev: .venv/run ## the whole system, here, until Ctrl-C
+	$(BIN)/fedctl dev
+
+test: .venv/dev ## all tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+check: lint test ## what CI runs
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/dev ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: .venv/dev ## branch coverage of controlplane and workflows
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=
+	$(BIN)/coverage report --include='controlplane/*,workflows/*' --skip-covered --fail-under=90
+
+docs: .venv/dev ## what is generated from the providers' cards
+	$(BIN)/python -m drivers.cards
+
+lock: .venv/dev ## new versions of everything
+	echo uv | $(LOCK) - -o requirements-uv.lock
+	$(LOCK) --all-extras --group build pyproject.toml -o requirements.lock
+	$(LOCK) --all-extras --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+
+.venv/uv: requirements-uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fedctl needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	touch $@
+
+.venv/run: .venv/uv requirements.lock pyproject.toml
+	$(UV) pip install -q --require-hashes -r requirements.lock
+	$(UV) pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.lock
+	$(UV) pip install -q --require-hashes -r requirements-dev.lock
+	touch $@
