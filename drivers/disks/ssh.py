@@ -82,6 +82,11 @@ class Ssh:
             self._end_loop()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether the connection still stands, as far as this end knows."""
+        return self._open and not self._connection.is_closed()
+
     def run(self, command: str, *, stdin: str = "", timeout: float | None = None) -> Ran:
         """Run one command line of the far shell and wait for its end."""
 

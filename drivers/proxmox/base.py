@@ -9,6 +9,7 @@ from controlplane.domain.errors import (
     Conflict,
     Denied,
     FedctlError,
+    Integrity,
     NotFound,
     Unavailable,
     superseded,
@@ -106,6 +107,8 @@ class ProxmoxBase(Quota):
         else:
             try:
                 self._shell.served()
+            except Integrity:
+                raise  # another host answers as this node: nothing of it may be trusted
             except FedctlError as e:
                 lacking = {Capability.DISK_EXPORT: str(e), Capability.DISK_IMPORT: str(e)}
         offline = [n["node"] for n in self._api.get("nodes") if n["status"] != "online"]

@@ -1,5 +1,6 @@
 """Snapshots of VMs, and disks leaving and changing through qemu-nbd on the node."""
 
+from contextlib import suppress
 from typing import Any
 
 from controlplane.domain.answer import Absent, Answer, Seen, Unknown
@@ -75,7 +76,8 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
             name = marks.snapshot_name(owner.artefact)
             if lock := vm.config.get("lock"):
                 raise Busy(f"VM {vm.vmid} at {self.site} is locked ({lock}): ask again")
-            self._api.delete(f"{vm.path}/snapshot/{name}")
+            with suppress(NotFound):  # an earlier call's task was faster
+                self._api.delete(f"{vm.path}/snapshot/{name}")
         else:
             tags = marks.tags_without_snapshot(vm.config.get("tags"), owner.artefact)
             self._changed(vm, {"tags": tags})

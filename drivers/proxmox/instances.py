@@ -1,5 +1,6 @@
 """Instances at a Proxmox VE site: making, powering, isolating and fencing VMs."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -170,12 +171,13 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
         if vm is None:
             return
         self._current(vm, owner)
-        self._stopped(vm, "deleting it")
-        vm = self._stamped(vm, owner)
-        if vm.config.get("lock") == LOCK and vm.notes.fence is not None:
-            self._shell.unlock(vm.vmid)
-        self._unwrite(vm)
-        self._api.delete(vm.path, purge=1)
+        with suppress(NotFound):  # an earlier call's task was faster
+            self._stopped(vm, "deleting it")
+            vm = self._stamped(vm, owner)
+            if vm.config.get("lock") == LOCK and vm.notes.fence is not None:
+                self._shell.unlock(vm.vmid)
+            self._unwrite(vm)
+            self._api.delete(vm.path, purge=1)
 
     # -- nics ----------------------------------------------------------------------------------
 

@@ -171,6 +171,8 @@ class NodeShell:
                 f"site {self._site}: this needs root's ssh key for the node: register the site"
                 " with ssh_key and the node's host key"
             )
+        if self._ssh is not None and not self._ssh.alive:
+            self.close()  # it broke in an earlier call; what it forwarded is gone with it
         if self._ssh is None:
             self._ssh = Ssh(self._access, timeout=self._timeout)
         return self._ssh

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import asyncssh
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,62 @@ def test_a_creation_whose_answer_was_lost_is_found_by_its_anchor_and_not_made_tw
     assert eventually(lambda: driver.create(owner, spec)) == spec.anchor
     assert seen(driver, owner).ref == spec.anchor
     assert len(sim.node.vms) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lost_answers_make_no_second_of_anything(tmp_path, gateway, seed):
+    """Takes a second: every step is asked until it is answered, a fifth of the answers are lost."""
+    profile = replace(STEADY, lost_answers=0.2)
+    with ProxmoxSim(tmp_path / "pve", profile=profile, seed=seed) as sim:
+        driver = ProxmoxDriver(access_to(sim))
+        _whole_life(sim, driver, gateway)
+        driver.close()
+
+
+def _whole_life(sim: ProxmoxSim, driver: ProxmoxDriver, gateway: Gateway) -> None:
+    def insisted(call):
+        return eventually(lambda: (call(), True))[0]
+
+    image, instance, export = tag(), tag(), tag()
+    source = gateway.publish(pattern(), DiskFormat.QCOW2).source
+    insisted(lambda: driver.pull_image(image, "image", source))
+    ready = eventually(
+        lambda: (
+            isinstance(a := driver.find_image(image), Seen)
+            and a.it.state is ImageState.READY
+            and a.it
+        )
+    )
+    spec = InstanceSpec(
+        name="web-1",
+        size=SIZE,
+        disks=(DiskPlace(size=3 * MIB, image=ready.ref),),
+        nics=(NicSpec(network="vmbr0", isolated=True),),
+        anchor=driver.reserve(instance),
+    )
+    insisted(lambda: driver.create(instance, spec))
+    eventually(lambda: isinstance(driver.find(instance, spec.anchor), Seen))
+    insisted(lambda: driver.connect_nics(instance))
+    for power in (Power.ON, Power.OFF):
+        insisted(lambda power=power: driver.set_power(instance, power))
+        eventually(lambda power=power: seen(driver, instance).power is power)
+    insisted(lambda: driver.fence(instance))
+    disk = DiskSource(volume=seen(driver, instance).disks[0].volume, instance=spec.anchor)
+    insisted(lambda: driver.prepare_export(export, disk))
+    reader = insisted(lambda: driver.open_export(export))
+    assert reader.read(0, 3 * MIB) == pattern()
+    reader.close()
+    kinds = sorted(found.kind for found in eventually(lambda: list(driver.owned())))
+    assert kinds == ["export", "image", "instance"]
+    for remove, find, owner in (
+        (driver.release_export, driver.find_export, export),
+        (driver.delete, driver.find, instance),
+        (driver.delete_image, driver.find_image, image),
+    ):
+        eventually(lambda r=remove, f=find, o=owner: (r(o), f(o) == Absent())[1])
+    assert list(driver.owned()) == []
+    assert sim.node.vms == {}
+    assert not any(sim.node.storages.volumes(name) for name in sim.node.storages.names())
 
 
 def test_a_creation_under_way_is_unknown_not_absent_and_blocks_deletion(sim, driver):
@@ -322,10 +379,13 @@ def test_another_certificate_or_host_key_is_an_integrity_error(sim):
     with pytest.raises(Invalid, match="pinned host key"):
         ProxmoxDriver(replace(access, pins={}))
     moved = ProxmoxDriver(replace(access, pins=access.pins | {"ssh": "SHA256:" + "A" * 43}))
-    assert Capability.DISK_EXPORT in moved.check().lacking
     with pytest.raises(Integrity):
-        moved.find_export(tag())
+        moved.check()
     moved.close()
+    stranger = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    locked_out = ProxmoxDriver(replace(access, secrets=access.secrets | {"ssh_key": stranger}))
+    assert "authorise" in locked_out.check().lacking[Capability.DISK_EXPORT]
+    locked_out.close()
 
 
 @pytest.mark.parametrize(
