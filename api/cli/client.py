@@ -28,7 +28,13 @@ class Client:
         headers = {"User-Agent": f"fedctl/{fedctl_version()}", "Accept": "application/json"}
         if context.token:
             headers["Authorization"] = f"Bearer {context.token}"
-        self._http = httpx.Client(base_url=context.url, headers=headers, timeout=_TIMEOUT)
+        self._http = httpx.Client(
+            base_url=context.url,
+            headers=headers,
+            timeout=_TIMEOUT,
+            # Loading certificates takes longer than most commands; plain HTTP looks at none.
+            verify=not context.url.startswith("http://"),
+        )
         self._url = context.url
         self._show = show
         self.context = context

@@ -17,8 +17,9 @@ from api.schemas.errors import DETACHED, OUTCOME_EXIT
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.operation import OperationState
 
-_EVERY = 0.4
-_PATIENT = 75  # times of `_EVERY`: half a minute
+# Short work is seen to end at once, long work is not asked of often.
+_FIRST, _SLOWER, _EVERY = 0.05, 1.5, 0.5
+_PATIENT = 60  # times of `_EVERY`: half a minute
 _BAR = 17
 _NAME = 16
 _MARKS = {"ok": "ok", "running": ">>", "failed": "!!", "undone": "<<"}
@@ -42,13 +43,15 @@ def follow(session: Session, path: str, title: str) -> Doc:
     waiting = threading.Event()
     shown = _Bars(session, title) if session.talk.is_terminal else _Lines(session, title)
     operation = session.client.document("GET", path)
+    pause = _FIRST
     try:
         with shown:
             while True:
                 shown.update(operation)
                 if ended(operation) is not None:
                     return operation
-                waiting.wait(_EVERY)
+                waiting.wait(pause)
+                pause = min(pause * _SLOWER, _EVERY)
                 operation = _again(session, path, waiting)
     except KeyboardInterrupt:
         name = name_of(operation)
