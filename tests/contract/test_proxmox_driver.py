@@ -187,7 +187,7 @@ def _whole_life(sim: ProxmoxSim, driver: ProxmoxDriver, gateway: Gateway) -> Non
         (driver.delete_image, driver.find_image, image),
     ):
         eventually(lambda r=remove, f=find, o=owner: (r(o), f(o) == Absent())[1])
-    assert list(driver.owned()) == []
+    eventually(lambda: list(driver.owned()) == [])
     assert sim.node.vms == {}
     assert not any(sim.node.storages.volumes(name) for name in sim.node.storages.names())
 
