@@ -53,7 +53,7 @@ app = typer.Typer(
 )
 
 
-def _version(*, asked: bool) -> None:
+def _version(asked: bool) -> None:  # noqa: FBT001  # Typer calls it so
     if asked:
         sys.stdout.write(f"fedctl {fedctl_version()}\n")
         raise typer.Exit
@@ -82,10 +82,11 @@ def program(
         bool, typer.Option("--show-request", help="Print each request as a curl command.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Which fedctl this is.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Which fedctl this is.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
-    _version(asked=version)
+    del version
     ctx.obj = Globals(
         url=url.rstrip("/") if url else None,
         token=token,

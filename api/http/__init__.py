@@ -1,0 +1,1 @@
+"""The HTTP API: SECA's conventions over the use cases."""

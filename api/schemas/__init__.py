@@ -1,0 +1,1 @@
+"""Wire types and tables that server and command line share."""

@@ -1,5 +1,6 @@
 """Roles and role assignments: a tenant's own, beside the system roles that nobody edits."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from itertools import islice
 from typing import cast
@@ -23,7 +24,7 @@ from controlplane.store.tx import Tx
 _MANY = 100_000
 
 
-class _Grants(Stored):
+class _Grants(Stored, ABC):
     """What both kinds share: active at once, gone at once."""
 
     def put(self, caller: Caller, key: ResourceKey, wish: Wish) -> Granted:
@@ -48,11 +49,13 @@ class _Grants(Stored):
             note(tx, caller, "delete", key, now)
         return None
 
+    @abstractmethod
     def admit(self, tx: Tx, key: ResourceKey, wish: Wish) -> None:
-        raise NotImplementedError  # each kind has rules of its own
+        """Returns where the wish may be had."""
 
     def admit_delete(self, tx: Tx, key: ResourceKey) -> None:
-        """Nothing forbids it."""
+        """Nothing forbids it, unless a kind says so."""
+        del tx, key
 
 
 class Roles(_Grants):

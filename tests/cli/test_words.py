@@ -1,0 +1,138 @@
+"""Units, bars and outcome texts as people read them."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from api.cli import units
+from api.cli.contexts import Context, Contexts
+from api.cli.plans import blocked, failed
+from api.cli.watch import progress_line, screen, step_line
+
+NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (6.1 * GIB, "6.1 GiB"), (5e15, "4547.5 TiB")],
+)
+def test_sizes(count: float, text: str):
+    assert units.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0.04, "0.0s"),
+        (1.2, "1.2s"),
+        (59.4, "59s"),
+        (60, "1m"),
+        (252, "4m 12s"),
+        (7500, "2h 5m"),
+        (86400 * 3 + 3600 * 4, "3d 4h"),
+    ],
+)
+def test_durations(count: float, text: str):
+    assert units.seconds(count) == text
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"), [(5, "5s"), (125, "2m"), (7300, "2h"), (86400 * 40, "40d"), (-3, "0s")]
+)
+def test_ages(passed: int, text: str):
+    assert units.age((NOW - timedelta(seconds=passed)).isoformat(), NOW) == text
+
+
+@pytest.mark.parametrize(("text", "count"), [("90", 90), ("90s", 90), ("3m", 180), ("7d", 604800)])
+def test_spans(text: str, count: int):
+    assert units.span(text) == count
+
+
+def test_a_span_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="invalid literal"):
+        units.span("soon")
+
+
+def operation(**status) -> dict:
+    return {
+        "metadata": {"name": "move-web-1-1", "workspace": "shop"},
+        "spec": {"kind": "move", "subject": "shop/web-1"},
+        "status": {"steps": [], "progress": [], "findings": [], **status},
+    }
+
+
+def running(name: str, seconds: int) -> dict:
+    started = (NOW - timedelta(seconds=seconds)).isoformat()
+    return {"name": name, "state": "running", "startedAt": started, "attempts": 1}
+
+
+def copy(done: int, total: int) -> dict:
+    return {"what": "copy 0", "done": done, "total": total, "sent": done, "at": NOW.isoformat()}
+
+
+def test_a_copy_shows_rate_and_time_left():
+    line = progress_line(copy(4 * GIB, 6 * GIB), operation(steps=[running("copy 0", 100)]))
+    assert "[###########------]  4.0 GiB / 6.0 GiB" in line
+    assert "41.0 MiB/s" in line
+    assert "50s left" in line
+
+
+def test_a_copy_without_a_step_shows_how_far_it_is():
+    assert progress_line(copy(0, 0), operation()).endswith("0 B / 0 B")
+
+
+def test_steps_show_their_state_their_time_and_their_tries():
+    done = {"name": "lease", "state": "ok", "attempts": 2, "seconds": 2.0, "message": "held"}
+    assert step_line(done).split() == ["ok", "lease", "2.0s", "try", "2", "held"]
+
+
+def test_the_screen_of_work_that_runs_says_how_to_leave():
+    console = Console(record=True, width=120, file=None, quiet=False, force_terminal=False)
+    with console.capture() as captured:
+        console.print(
+            screen(
+                "Moving shop/web-1 to par-pve",
+                operation(steps=[running("copy 0", 10)], progress=[copy(1, 3)]),
+            )
+        )
+        console.print(screen("Moving", operation()))
+    text = captured.get()
+    assert "operation shop/move-web-1-1" in text
+    assert "Ctrl-C leaves it running." in text
+    assert "waiting for a worker" in text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words", "code"),
+    [
+        ("rolled-back", "was rolled back", 21),
+        ("cancelled", "was cancelled", 21),
+        ("failed", "before anything was changed", 21),
+        ("needs-attention", "needs a person", 22),
+    ],
+)
+def test_every_end_of_a_move_has_words(outcome: str, words: str, code: int):
+    stopped = failed("shop/web-1", {"status": {}}, operation(outcome=outcome))
+    assert words in stopped.text
+    assert stopped.exit_code == code
+
+
+def test_a_refusal_lists_blockers_only():
+    findings = [
+        {"id": "POL01", "severity": "blocker", "subject": "w", "evidence": "no", "remedy": "ask"},
+        {"id": "GST10", "severity": "warning", "subject": "w", "evidence": "careful"},
+    ]
+    stopped = blocked("shop/web-1", "par", {"status": {"findings": findings}})
+    text = "\n".join(stopped.notes)
+    assert "POL01" in text
+    assert "GST10" not in text
+    assert stopped.exit_code == 20
+
+
+def test_a_context_does_not_print_its_token(tmp_path):
+    contexts = Contexts(tmp_path / "deep" / "contexts.json")
+    contexts.save("a", Context(token="fedctl_secret"))
+    assert "fedctl_secret" not in repr(contexts.get("a"))
+    assert Contexts(contexts.path).get("a").token == "fedctl_secret"
