@@ -113,6 +113,14 @@ class Instances(Driver):
         """Every nic of the instance carries traffic."""
 
     @abstractmethod
+    def give_up_nics(self, owner: OwnerTag) -> None:
+        """MACs and addresses of a stopped instance are free for another copy of it.
+
+        Where a site guards them, the instance loses its nics for good; elsewhere they are isolated.
+        Conflict while it runs; absent is fine.
+        """
+
+    @abstractmethod
     def probe_boot(self, owner: OwnerTag) -> str:
         """What proves that the guest booted: text from the console or the agent's answer.
 

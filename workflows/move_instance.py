@@ -1,9 +1,11 @@
 """An instance changes its site: stopped, fenced, copied, proven, accepted, switched."""
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource
@@ -24,7 +26,7 @@ from workflows.activities.transfer import (
     Proof,
     TransferActivities,
 )
-from workflows.calls import OperationOrder, ask, call, copy, forward, record, undo, wait
+from workflows.calls import OperationOrder, ask, call, clean, copy, forward, record, undo, wait
 from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
 from workflows.target import DiskBytes, Target
@@ -101,6 +103,7 @@ class _Run:
         await unstoppable(forward(SiteActivities.connect_nics, target.at("connect", "instance")))
         if self.plan.was_on:
             self.downtime = workflow.now() - self.down_since
+        await unstoppable(_given_up(self._source("retire source")))
         await unstoppable(target.remove_images())
 
     def result(self) -> dict[str, object]:
@@ -132,7 +135,7 @@ class _Run:
         self.down_since = workflow.now()
         off = SetPower(at=self._source("stop source"), power=Power.OFF)
         await self.saga.step(call(SiteActivities.set_power, off), undo=self._restart_source)
-        await wait(SiteActivities.wait_power, off)
+        await wait(SiteActivities.wait_power, replace(off, at=self._source("source stopped")))
         await self.saga.step(
             call(
                 SiteActivities.fence,
@@ -228,6 +231,7 @@ class _Run:
             )
             await undo(SiteActivities.set_power, off)
             await undo(SiteActivities.wait_power, off)
+            await _given_up(replace(at, step="undo: target nics"))
         await record(
             RecordActivities.retain, Retain(work=self.work, artefact=at.artefact, kind=kind)
         )
@@ -241,7 +245,7 @@ class _Run:
         )
         on = SetPower(at=target.at("power on isolated", "instance"), power=Power.ON)
         await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)
-        await wait(SiteActivities.wait_power, on)
+        await wait(SiteActivities.wait_power, replace(on, at=target.at("target runs", "instance")))
         for index, check in enumerate(self.plan.checks):
             if check.kind is CheckKind.BOOTED:
                 await wait(
@@ -252,3 +256,14 @@ class _Run:
                         within=check.within,
                     ),
                 )
+
+
+async def _given_up(at: At) -> None:
+    """A copy that stays behind keeps no MAC or address from the next one.
+
+    That it did not work is written down with the step; a later move says what is in its way.
+    """
+    try:
+        await clean(SiteActivities.give_up_nics, at)
+    except ActivityError:
+        workflow.logger.info("the nics of a retained copy were not given up")

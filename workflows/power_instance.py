@@ -1,5 +1,7 @@
 """An instance is started, stopped or restarted where it is."""
 
+from dataclasses import replace
+
 from temporalio import workflow
 
 from controlplane.domain.instance import Power
@@ -37,6 +39,7 @@ class PowerInstance:
             at = home.at(work, f"power {power}")
             order = SetPower(at=at, power=power, manner=home.manner)
             await settled(call(SiteActivities.set_power, order))
-            await wait(SiteActivities.wait_power, order)
+            shown = replace(order, at=home.at(work, f"shown {power}"))
+            await wait(SiteActivities.wait_power, shown)
             await record(RecordActivities.power_seen, PowerSeen(work=work, power=power))
         return Outcome(operation=operation, state=OperationState.SUCCEEDED)

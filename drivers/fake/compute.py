@@ -106,6 +106,15 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
             if owner.artefact in site.instances:
                 self._link(site, owner, isolated=True)
 
+    def give_up_nics(self, owner: OwnerTag) -> None:
+        with self._call("give_up_nics", owner) as site:
+            it = site.instances.get(owner.artefact)
+            if it is None:
+                return
+            if it.power is Power.ON:
+                raise Conflict(f"{it.ref} at {site.name} runs: stop it first")
+            self._link(site, owner, isolated=True)
+
     def connect_nics(self, owner: OwnerTag) -> None:
         with self._call("connect_nics", owner) as site:
             self._link(site, owner, isolated=False)

@@ -238,8 +238,7 @@ class Servers(Site, Instances, Fencing, ConsoleLog):
         self._guard(what, owner, mapping.server_owner(server))
         if mapping.task(server) == "deleting":
             return
-        if mapping.power(server) is Power.ON and mapping.NEW not in server["tags"]:
-            raise Conflict(f"{what} at site {self._client.site} runs: stop it first")
+        self._stopped(server)
         self._stamp(owner, server)
         for port in ports:
             if RETIRED not in port["tags"]:
@@ -259,11 +258,27 @@ class Servers(Site, Instances, Fencing, ConsoleLog):
         self._ours(owner)
         self._link(owner, up=True)
 
+    def give_up_nics(self, owner: OwnerTag) -> None:
+        """Neutron lets no two ports of a network have one MAC or address: ours are deleted."""
+        server = self._server(owner)
+        if server is not None:
+            self._stopped(server)
+            self._stamp(owner, server)
+        for port in self._ports(owner):
+            self._guard(f"nic {port['id']}", owner, mapping.owner_in(port["tags"]))
+            self._delete_port(port)
+
     def _link(self, owner: OwnerTag, *, up: bool) -> None:
         for port in self._ports(owner):
             if bool(port["admin_state_up"]) is not up:
                 path, body = f"/ports/{port['id']}", {"port": {"admin_state_up": up}}
                 self._client.call("network", "PUT", path, body, what=f"nic {port['mac_address']}")
+
+    def _stopped(self, server: Payload) -> None:
+        """Conflict while it runs for its owner."""
+        if mapping.power(server) is Power.ON and mapping.NEW not in server["tags"]:
+            what = f"instance {server['name']}"
+            raise Conflict(f"{what} at site {self._client.site} runs: stop it first")
 
     def _ours(self, owner: OwnerTag) -> Payload:
         """The server, once it is known that this epoch may change it."""

@@ -204,6 +204,20 @@ class InstancesContract(Ground):
         assert nic.network == world.network
         assert nic.mac
 
+    def test_nics_given_up_are_free_for_another_copy(self, world: World):
+        """What a move home needs while the old home is still retained there."""
+        spec = world.spec(nics=(self._nic(world, mac="02:fe:00:65:43:21"),))
+        old = world.instance(spec)
+        world.power(old, Power.ON)
+        with pytest.raises(Conflict):
+            world.do(lambda: world.driver.give_up_nics(old))
+        world.power(old, Power.OFF)
+        for _ in range(2):
+            world.do(lambda: world.driver.give_up_nics(old))
+        assert all(nic.isolated for nic in world.seen(old).nics)
+        new = world.instance(world.spec(nics=spec.nics))
+        assert [nic.mac.lower() for nic in world.seen(new).nics] == ["02:fe:00:65:43:21"]
+
     def test_a_nic_has_the_mac_and_address_that_were_wished(self, world: World):
         cidrs = [n.cidr for n in world.driver.catalogue().networks if n.ref == world.network]
         address = str(ip_network(cidrs[0])[42]) if cidrs and cidrs[0] else None

@@ -152,7 +152,13 @@ STEPS = {
         *ACCEPTANCE,
     ],
 }
-AFTERWARDS = [("switch_home", 1), ("connect_nics", 1), ("remove", 1), ("finish", 1)]
+AFTERWARDS = [
+    ("switch_home", 1),
+    ("connect_nics", 1),
+    ("give_up_nics", 1),
+    ("remove", 1),
+    ("finish", 1),
+]
 CASES = [(order, step) for order, steps in STEPS.items() for step in steps]
 
 
@@ -206,7 +212,7 @@ async def test_a_step_that_runs_twice_changes_nothing(
     world.close()
 
 
-@pytest.mark.parametrize("step", AFTERWARDS[1:3])
+@pytest.mark.parametrize("step", AFTERWARDS[1:4])
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
 async def test_a_fault_after_the_switch_never_goes_back(
     client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
@@ -247,7 +253,7 @@ async def test_a_cancel_at_any_step_unwinds(
     world.close()
 
 
-@pytest.mark.parametrize("step", AFTERWARDS[:3])
+@pytest.mark.parametrize("step", AFTERWARDS[:4])
 async def test_a_cancel_after_the_switch_is_too_late(
     real_client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:

@@ -336,6 +336,14 @@ class SiteActivities:
             require(driver, Instances).connect_nics(at.work.tag(at.artefact))
 
     @activity.defn
+    def give_up_nics(self, at: At) -> None:
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Instances).give_up_nics(at.work.tag(at.artefact))
+
+    @activity.defn
     def probe_boot(self, order: Probe) -> str:
         """The boot proof of the guest, once it contains the pattern."""
         at = order.at
