@@ -70,6 +70,11 @@ class State:
         """Names and process ids of what runs now, as JSON."""
         return self.folder / "processes.json"
 
+    @property
+    def ready(self) -> Path:
+        """There while the system answers."""
+        return self.folder / "ready"
+
     def secret(self, path: Path) -> str:
         """A random secret, made on the first start and readable by its owner alone."""
         if not path.exists():
@@ -198,6 +203,7 @@ class Embedded:
     def start(self) -> None:
         """Unavailable, with the end of the log, when a process does not come up."""
         folder, ports = self._state.folder, self._ports
+        self._state.ready.unlink(missing_ok=True)
         self._state.secret(self._state.passphrase)
         python = sys.executable
         sites = folder / "sites" / "sites.json"
@@ -228,6 +234,7 @@ class Embedded:
         self._await(gateway, lambda: _answers(f"http://127.0.0.1:{ports['gateway']}/healthz"))
         self._note_processes()
         self._register(json.loads(sites.read_text()))
+        self._state.ready.touch()
 
     def _prepare_database(self) -> None:
         password = self._state.secret(self._state.password)
@@ -290,6 +297,7 @@ class Embedded:
         for child in reversed(self._children):
             child.stop(_GRACE)
         self._state.processes.unlink(missing_ok=True)
+        self._state.ready.unlink(missing_ok=True)
 
 
 def _healthy(http: httpx.Client, name: str) -> bool:

@@ -1,18 +1,21 @@
 """All simulated sites of an embedded system in one process: `python -m drivers.simulators FOLDER`.
 
-Writes FOLDER/sites.json (0600): how each site is reached, with its credentials. A POST to the
-control port lets a demonstration or a test misbehave on purpose; it listens on loopback only.
+Writes FOLDER/sites.json (0600): how each site is reached, with its credentials. The control port
+(loopback only) answers a GET with what an outsider saw of the guests, and a POST lets a
+demonstration or a test misbehave on purpose.
 """
 
 import argparse
 import json
 import signal
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from drivers.simulators.faults import PROFILES, Profile
+from drivers.simulators.journal import Journal, lost_writes
 from drivers.simulators.openstack import OpenStackSim
 from drivers.simulators.proxmox import ProxmoxSim
 from drivers.simulators.witness import Witness
@@ -84,13 +87,57 @@ class Sites:
             },
         }
 
+    def observed(self) -> dict[str, Any]:
+        """What only an outsider sees: journals on disks against what guests were promised."""
+        return {
+            "guests": [
+                self._compared(site, native, journal)
+                for site, guests in (
+                    (OPENSTACK, self.openstack.guests),
+                    (PROXMOX, self.proxmox.node.guests),
+                )
+                for native, journal in guests.journals().items()
+            ],
+            "twoWriters": len(self.witness.overlaps()),
+            "twoRunning": len(self.witness.twins()),
+        }
+
+    def _compared(self, site: str, native: str, journal: Journal) -> dict[str, Any]:
+        """Writes of isolated runs do not count: an attempt that was rolled back made them."""
+        identity = journal.identity.hex()
+        seen = [run for run in self.witness.history(identity) if run.connected]
+        durable = [
+            record.sequence
+            for record in self.witness.durable(identity)
+            if any(
+                (run.site, run.native) == (record.site, record.native)
+                and run.since <= record.at
+                and (run.until is None or record.at <= run.until)
+                for run in seen
+            )
+        ]
+        return {
+            "site": site,
+            "native": native,
+            "identity": identity,
+            "boots": journal.boots,
+            "written": journal.last,
+            "promised": len(durable),
+            "lost": list(lost_writes(journal, durable)),
+        }
+
     def misbehave(self, wish: dict[str, Any]) -> None:
-        """`{"site": name, "down": bool}` cuts a site off or brings it back."""
-        site = self.openstack if wish["site"] == OPENSTACK else self.proxmox
-        if wish["down"]:
-            site.faults.go_down()
-        else:
-            site.faults.come_back()
+        """`{"site": name, "down": bool}` cuts a site off or brings it back.
+
+        `"bandwidth"` (bytes per second, null for no bound) slows its bulk transfers.
+        """
+        faults = (self.openstack if wish["site"] == OPENSTACK else self.proxmox).faults
+        if "bandwidth" in wish:
+            faults.profile = replace(faults.profile, bandwidth=wish["bandwidth"])
+        if wish.get("down"):
+            faults.go_down()
+        elif "down" in wish:
+            faults.come_back()
 
 
 def _control(sites: Sites, port: int) -> ThreadingHTTPServer:
@@ -100,6 +147,14 @@ def _control(sites: Sites, port: int) -> ThreadingHTTPServer:
             sites.misbehave(json.loads(body))
             self.send_response(204)
             self.end_headers()
+
+        def do_GET(self) -> None:
+            body = json.dumps(sites.observed()).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
             """Nothing is written."""

@@ -189,6 +189,16 @@ class Guests:
         guest = self._guests.get(native)
         return guest is not None and guest.up and not guest.paused and _connected(guest.nics)
 
+    def journals(self) -> dict[str, Journal]:
+        """The journals on the disks of all powered-on guests that keep one."""
+        found: dict[str, Journal] = {}
+        for native, guest in list(self._guests.items()):
+            with guest.lock:
+                journal = read_journal(guest.disk.read) if guest.on and guest.disk else None
+            if journal is not None:
+                found[native] = journal
+        return found
+
     def console(self, native: str) -> str:
         """What the instance printed since the site's process started, over all its boots."""
         return "".join(f"{line}\n" for line in tuple(self._consoles.get(native, ())))

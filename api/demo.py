@@ -1,0 +1,389 @@
+"""`make demo`: the main job on real bytes, with refusals, failures and a killed worker.
+
+Starts an embedded system in a folder of its own, makes a disk image (or takes one), and brings an
+instance from OpenStack to Proxmox VE and home again. This module owns processes and faults; all
+else goes through the fedctl command, as a person would type it. Writes demo-report.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+
+
+from drivers.simulators.journal import PARTITION_TYPE, format_journal
+
+MIB = 1024 * 1024
+SECTOR = 512
+OPENSTACK, PROXMOX = "gra-openstack", "par-pve"
+INSTANCE = "web-1"
+_READY = 90.0
+_FILES = 240
+_FAT_SIZE = 96 * MIB
+_JOURNAL_SIZE = 4 * MIB
+_IMAGE_SIZE = 256 * MIB
+_SLOW = 8 * MIB
+_EXIT_BLOCKED, _EXIT_ROLLED_BACK = 20, 21
+_TO_PROXMOX = ("--network", "shop-net=vmbr0")
+_TO_OPENSTACK = ("--network", "vmbr0=shop-net")
+
+
+class Failed(Exception):  # named for the situation
+    """The demonstration did not show what it promised."""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"\n== {text}\n")
+    sys.stdout.flush()
+
+
+def must(condition: object, what: str) -> None:
+    if not condition:
+        raise Failed(what)
+
+
+# The image
+
+
+def make_image(path: Path, *, seed: int) -> None:
+    """A raw disk: MBR, a FAT16 file system full of files, and a journal partition."""
+    fat = path.with_suffix(".fat")
+    _fill_fat(fat, seed)
+    first = MIB
+    journal = first + _FAT_SIZE
+    table = _partition(0x0E, first, _FAT_SIZE, active=True) + _partition(
+        PARTITION_TYPE, journal, _JOURNAL_SIZE, active=False
+    )
+    with path.open("wb") as disk, fat.open("rb") as content:
+        disk.write(bytes(440) + struct.pack("<IH", seed, 0) + table.ljust(64, b"\0") + b"\x55\xaa")
+        disk.seek(first)
+        shutil.copyfileobj(content, disk, MIB)
+        disk.seek(journal)
+        disk.write(format_journal(random.Random(seed).randbytes(16), _JOURNAL_SIZE))  # noqa: S311  # an identity, no secret
+        disk.truncate(_IMAGE_SIZE)
+    fat.unlink()
+
+
+def _partition(kind: int, start: int, size: int, *, active: bool) -> bytes:
+    return struct.pack(
+        "<B3sB3sII",
+        0x80 if active else 0,
+        b"\xfe\xff\xff",
+        kind,
+        b"\xfe\xff\xff",
+        start // SECTOR,
+        size // SECTOR,
+    )
+
+
+def _fill_fat(path: Path, seed: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own dependencies are deprecated, not our use of it
+        from pyfatfs.PyFat import PyFat  # noqa: PLC0415  # slow to import, needed here only
+        from pyfatfs.PyFatFS import PyFatFS  # noqa: PLC0415
+    chance = random.Random(seed)  # noqa: S311  # content of files, no secret
+    path.write_bytes(b"")
+    volume = PyFat()
+    volume.mkfs(str(path), PyFat.FAT_TYPE_FAT16, size=_FAT_SIZE, label="DEMO")
+    volume.close()
+    files = PyFatFS(str(path))
+    for number in range(_FILES):
+        size = chance.randrange(1, 400_000)
+        content = chance.randbytes(size) if number % 2 else (f"line {number}\n" * size)[:size]
+        with files.openbin(f"/FILE{number:03}.DAT", "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+    files.close()
+
+
+# The system
+
+
+class System:
+    """One embedded system and the fedctl command that speaks to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "api.embedded", "--state", str(self.state)],
+            start_new_session=True,
+        )
+        try:
+            self._await_ready()
+            yield
+        finally:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(60)
+
+    def _await_ready(self) -> None:
+        until = monotonic() + _READY
+        while True:
+            must(self._process and self._process.poll() is None, "fedctl dev did not start")
+            must(monotonic() < until, f"fedctl dev was not ready within {_READY:.0f} s")
+            if (self.state / "ready").exists():
+                return
+            _pause(0.1)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.state / "ports.json").read_text())
+        return found
+
+    def fedctl(self, *arguments: str, expect: int = 0, data: bool = False) -> Any:  # noqa: ANN401  # JSON
+        """Run fedctl as a person would; with `data` its stdout is read as JSON."""
+        shown = [*arguments, "-o", "json"] if data else list(arguments)
+        sys.stdout.write(f"$ fedctl {' '.join(arguments)}\n")
+        sys.stdout.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "api.cli.main", *shown],
+            env={**os.environ, "XDG_CONFIG_HOME": str(self.folder / "config")},  # noqa: TID251  # a composition root
+            stdout=subprocess.PIPE if data else None,
+            stderr=subprocess.STDOUT if not data else None,
+            text=True,
+            check=False,
+        )
+        must(
+            done.returncode == expect,
+            f"fedctl {arguments[0]} ended with {done.returncode}, not {expect}",
+        )
+        return json.loads(done.stdout) if data and done.stdout.strip() else None
+
+    def login(self) -> None:
+        with (self.state / "password").open() as password:
+            done = subprocess.run(
+                [
+                    sys.executable, "-m", "api.cli.main", "login",
+                    f"http://127.0.0.1:{self.ports['api']}", "--user", "admin",
+                    "--password-stdin",
+                ],
+                env={**os.environ, "XDG_CONFIG_HOME": str(self.folder / "config")},  # noqa: TID251  # a composition root
+                stdin=password,
+                check=False,
+            )  # fmt: skip
+        must(done.returncode == 0, "login failed")
+
+    def worker(self) -> int:
+        return int(json.loads((self.state / "processes.json").read_text())["worker"])
+
+    def kill_worker(self) -> int:
+        pid = self.worker()
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def sites(self, wish: dict[str, object]) -> None:
+        """Let a simulated site misbehave, or stop doing so."""
+        self._control().post("/", json=wish).raise_for_status()
+
+    def observed(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._control().get("/").raise_for_status().json()
+        return answer
+
+    def _control(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.ports['control']}", timeout=30)
+
+
+def _pause(seconds: float) -> None:
+    signal.sigtimedwait([], seconds)
+
+
+# The story
+
+
+class Demo:
+    def __init__(self, system: System, image: Path) -> None:
+        self.system = system
+        self.image = image
+        self.report: dict[str, Any] = {
+            "moves": [], "refused": [], "rolled_back": [], "faults": [], "audit": {},
+            "leftovers": [],
+        }  # fmt: skip
+
+    def run(self) -> None:
+        system = self.system
+        system.login()
+        system.fedctl("site", "list")
+        say("upload an image and provision it on OpenStack")
+        system.fedctl("workspace", "create", "shop")
+        system.fedctl("image", "upload", str(self.image), "--name", "demo")
+        system.fedctl(
+            "instance", "create", INSTANCE, "--workspace", "shop", "--site", OPENSTACK,
+            "--image", "demo", "--sku", "seca.ds", "--network", "shop-net",
+            "--address", "10.0.4.12", "--start",
+        )  # fmt: skip
+        say("move it to Proxmox VE, cold")
+        self.move(PROXMOX, *_TO_PROXMOX)
+        say("a move that must be refused: more downtime than is allowed")
+        self.refused()
+        say("a move whose acceptance check fails: it rolls back")
+        self.rolled_back()
+        say("move it home; the worker is killed in the middle of the copy")
+        self.move_with_a_killed_worker()
+        say("what an outsider saw, what is left at the sites, and the audit log")
+        self.witnessed()
+        self.swept()
+        self.audited()
+        system.fedctl("instance", "list")
+
+    def move(self, to: str, *options: str) -> None:
+        began = monotonic()
+        home = self._home()
+        done = self.system.fedctl("move", INSTANCE, "--to", to, *options, "--yes", data=True)
+        self._moved(home, to, done, monotonic() - began)
+
+    def _home(self) -> str:
+        found = self.system.fedctl("instance", "show", INSTANCE, data=True)
+        site: str = found["spec"]["zone"]
+        return site
+
+    def _operation(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.system.fedctl("operation", "show", f"shop/{name}", data=True)
+        return found
+
+    def _moved(self, home: str, to: str, move: dict[str, Any], seconds: float) -> None:
+        status = move["status"]
+        operation = self._operation(status["operation"])["status"]
+        result, proof = operation["result"], status["proof"]
+        must(self._home() == to, f"{INSTANCE} is not on {to}")
+        must(proof and all(disk["equal"] for disk in proof), "the digests differ")
+        steps = operation["steps"]
+        overhead = sum(step["overheadSeconds"] for step in steps)
+        self.report["moves"].append(
+            {
+                "instance": INSTANCE,
+                "from": home,
+                "to": to,
+                "method": result["method"],
+                "status": operation["outcome"],
+                "bytes_read": result["bytesRead"],
+                "bytes_sent": result["bytesSent"],
+                "bytes_written": result["bytesWritten"],
+                "seconds": round(seconds, 2),
+                "downtime_seconds": status["downtimeSeconds"],
+                "overhead_seconds": round(overhead, 3),
+                "source_digest": proof[0]["sourceDigest"],
+                "target_digest": proof[0]["targetDigest"],
+            }
+        )
+
+    def refused(self) -> None:
+        self.system.fedctl(
+            "move", INSTANCE, "--to", OPENSTACK, *_TO_OPENSTACK, "--max-downtime", "1s", "--yes",
+            expect=_EXIT_BLOCKED,
+        )  # fmt: skip
+        must(self._home() == PROXMOX, "a refused move moved")
+        found = self.system.fedctl("moves", "show", INSTANCE, data=True)["status"]["findings"]
+        blockers = [f["id"] for f in found if f["severity"] == "blocker"]
+        self.report["refused"].append({"instance": INSTANCE, "to": OPENSTACK, "why": blockers})
+
+    def rolled_back(self) -> None:
+        self.system.fedctl(
+            "move", INSTANCE, "--to", OPENSTACK, *_TO_OPENSTACK, "--yes",
+            "--check", "booted:no guest prints this@5s", expect=_EXIT_ROLLED_BACK,
+        )  # fmt: skip
+        must(self._home() == PROXMOX, "a failed move moved")
+        status = self.system.fedctl("moves", "show", INSTANCE, data=True)["status"]
+        shown = self.system.fedctl("instance", "show", INSTANCE, data=True)["status"]
+        must(shown["powerState"] == "on", f"{INSTANCE} does not run again")
+        self.report["rolled_back"].append(
+            {"instance": INSTANCE, "to": OPENSTACK, "why": status["problem"]["message"]}
+        )
+
+    def move_with_a_killed_worker(self) -> None:
+        self.system.sites({"site": PROXMOX, "bandwidth": _SLOW})
+        home, began = self._home(), monotonic()
+        self.system.fedctl(
+            "move", INSTANCE, "--to", OPENSTACK, *_TO_OPENSTACK, "--yes", "--no-wait"
+        )
+        name = self.system.fedctl("moves", "show", INSTANCE, data=True)["status"]["operation"]
+        copied = self._await_copying(name)
+        pid = self.system.kill_worker()
+        self.system.sites({"site": PROXMOX, "bandwidth": None})
+        sys.stdout.write(f"killed worker {pid} after {copied / MIB:.0f} MiB were copied\n")
+        self.report["faults"].append(
+            {"what": "worker killed", "step": "copy 0", "bytes_copied": copied}
+        )
+        self.system.fedctl("operation", "watch", f"shop/{name}")
+        move = self.system.fedctl("moves", "show", INSTANCE, data=True)
+        self._moved(home, OPENSTACK, move, monotonic() - began)
+
+    def _await_copying(self, name: str) -> int:
+        until = monotonic() + 60
+        while monotonic() < until:
+            for part in self._operation(name)["status"]["progress"]:
+                if part["what"] == "copy 0" and 0 < part["done"] < part["total"]:
+                    return int(part["done"])
+            _pause(0.1)
+        raise Failed("the copy was not seen running")
+
+    def witnessed(self) -> None:
+        seen = self.system.observed()
+        sys.stdout.write(f"{json.dumps(seen)}\n")
+        must(seen["twoRunning"] == 0, "two copies ran at once")
+        must(not any(guest["lost"] for guest in seen["guests"]), "a durable write was lost")
+        self.report["witness"] = seen
+
+    def swept(self) -> None:
+        self.system.fedctl("moves", "finalize", INSTANCE, "--yes")
+        done = self.system.fedctl("sweep", data=True)
+        for site in done["status"]["result"]["sites"]:
+            self.report["leftovers"] += [*site["unaccounted"], *site["missing"]]
+        must(not self.report["leftovers"], f"left behind: {self.report['leftovers']}")
+
+    def audited(self) -> None:
+        log, key = self.system.folder / "audit.jsonl", self.system.folder / "audit.key"
+        self.system.fedctl("audit", "export", "--file", str(log))
+        found = self.system.fedctl("audit", "key", data=True)
+        key.write_text(found["key"] if isinstance(found, dict) else str(found))
+        verified = self.system.fedctl("audit", "verify", str(log), "--key", str(key), data=True)
+        self.report["audit"] = {"entries": verified["entries"], "verified": True}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("demo"))
+    parser.add_argument("--image", type=Path, help="a raw or qcow2 image to take instead")
+    parser.add_argument("--report", type=Path, default=Path("demo-report.json"))
+    given = parser.parse_args()
+    began = monotonic()
+    shutil.rmtree(given.folder, ignore_errors=True)
+    given.folder.mkdir(parents=True)
+    image = given.image or given.folder / "demo.raw"
+    if given.image is None:
+        make_image(image, seed=2026)
+    demo = Demo(System(given.folder.resolve()), image)
+    try:
+        with demo.system.running():
+            demo.run()
+    except (Failed, httpx.HTTPError, OSError) as failure:
+        sys.stdout.write(f"\ndemo: failed: {failure}\n")
+        return 1
+    demo.report["seconds"] = round(monotonic() - began, 1)
+    given.report.write_text(json.dumps(demo.report, indent=2) + "\n")
+    for move in demo.report["moves"]:
+        sys.stdout.write(
+            f"{move['from']} -> {move['to']}: {move['seconds']} s, down {move['downtime_seconds']} s,"
+            f" overhead {move['overhead_seconds']} s, digests equal\n"
+        )
+    sys.stdout.write("demo: ok\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
