@@ -231,7 +231,7 @@ class Client:
                     "image",
                     path,
                     "PUT",
-                    data=data,
+                    data=iter(data),
                     headers={"Content-Type": "application/octet-stream"},
                     allow_reauth=False,
                 )

@@ -8,7 +8,7 @@ makes it.
 
 from controlplane.domain.answer import Absent, Answer, Seen
 from controlplane.domain.disk import GIB, BlockReader, DiskSource, ExportSeen, ExportStage, Mark
-from controlplane.domain.errors import Conflict, Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Busy, Conflict, Integrity, NotFound, Unavailable
 from controlplane.domain.ids import ArtefactId
 from controlplane.domain.instance import Power
 from controlplane.domain.owner import OwnerTag
@@ -106,6 +106,11 @@ class Exports(Disks, Images, DiskExport):
     def _snapshot_of(self, artefact: ArtefactId, volume: str) -> str:
         for snapshot in self._by("snapshots", mapping.SNAPSHOT_ID, artefact):
             if snapshot["volume_id"] == volume:
+                if snapshot["status"] != "available":
+                    raise Busy(
+                        f"snapshot {snapshot['id']} at site {self._client.site} is"
+                        f" {snapshot['status']}: wait until it is available"
+                    )
                 return str(snapshot["id"])
         raise NotFound(
             f"there is no snapshot {artefact} of volume {volume} at site {self._client.site}: take"
@@ -254,8 +259,7 @@ class Exports(Disks, Images, DiskExport):
         for reader in self._readers.pop(owner.artefact, []):
             reader.close()
         if image is not None:
-            path, what = f"/images/{image['id']}", f"image {image['name']}"
-            self._client.call("image", "DELETE", path, what=what, accept=(404,))
+            self._drop(image)
         if copy is not None and self._is_free(copy):
             self._remove("volume", copy)
         if copy is None and frozen is not None and self._is_free(frozen):

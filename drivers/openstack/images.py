@@ -1,6 +1,11 @@
-"""Staged images in Glance: their id is our artefact's, so that no second one can be made."""
+"""Staged images in Glance, under ids that follow from our artefact, so that no second is made.
+
+Glance never gives an id twice, not even that of a deleted image. So an artefact has a row of ids,
+and an image takes the first one that Glance does not know yet.
+"""
 
 from collections.abc import Iterable
+from uuid import uuid5
 
 from controlplane.domain.answer import Absent, Answer, Seen
 from controlplane.domain.disk import DiskFormat, ImageSeen, ImageSource, ImageState
@@ -12,6 +17,7 @@ from drivers.openstack.base import Site
 from drivers.openstack.mapping import Payload
 
 PATCH = "application/openstack-images-v2.1-json-patch"
+TRIES = 100
 ACCEPTED = 202
 REFUSED = 400
 
@@ -22,8 +28,10 @@ class Images(Site, ImagePull, ImagePush):
         return Absent() if image is None else Seen(mapping.image(image))
 
     def _image(self, owner: OwnerTag) -> Payload | None:
+        query = {"tag": mapping.mark(owner.artefact)}
         what = f"image {owner.artefact}"
-        return self._client.find("image", f"/images/{owner.artefact}", "", what=what)
+        found = self._client.listing("image", "/images", "images", what=what, params=query)
+        return next(iter(found), None)
 
     def pull_image(self, owner: OwnerTag, name: str, source: ImageSource) -> str:
         image = self._record(owner, name, source)
@@ -38,7 +46,7 @@ class Images(Site, ImagePull, ImagePush):
             return str(image["id"])
         if answer.status_code != ACCEPTED:
             if not image.get("os_glance_failed_import"):
-                self._drop(owner)
+                self._drop(image)
             raise Unsupported(
                 f"{what}: site {self._client.site} does not fetch from this address: send the"
                 " bytes instead",
@@ -72,12 +80,7 @@ class Images(Site, ImagePull, ImagePush):
             raise Invalid(f"image {name}: site {self._client.site} takes no {source.format}")
         found = self._image(owner)
         if found is None:
-            try:
-                return self._make_image(owner, name, source)
-            except Conflict:
-                found = self._image(owner)
-                if found is None:
-                    raise
+            found = self._make_image(owner, name, source)
         self._guard(f"image {name}", owner, mapping.owner_in(found["tags"]))
         other = found.get(mapping.IMAGE_SHA512) != source.sha512 or found.get("name") != name
         if other or found.get("disk_format") != source.format.value:
@@ -86,23 +89,35 @@ class Images(Site, ImagePull, ImagePush):
 
     def _make_image(self, owner: OwnerTag, name: str, source: ImageSource) -> Payload:
         wish = {
-            "id": str(owner.artefact),
             "name": name,
             "disk_format": source.format.value,
             "container_format": "bare",
             "visibility": "private",
             "min_disk": mapping.gib(source.size) if source.format is DiskFormat.QCOW2 else 0,
-            "tags": [mapping.OURS, owner.text()],
+            "tags": mapping.image_tags(owner),
             mapping.IMAGE_SHA512: source.sha512,
         }
-        return self._client.send("image", "POST", "/images", wish, "", what=f"image {name}")
+        what = f"image {name}"
+        for number in range(TRIES):
+            ident = str(uuid5(owner.artefact, f"image/{number}"))
+            try:
+                body = {"id": ident, **wish}
+                return self._client.send("image", "POST", "/images", body, "", what=what)
+            except Conflict:
+                # Either a create whose answer was lost, or one that was deleted since.
+                found = self._client.find("image", f"/images/{ident}", "", what=what)
+                if found is not None:
+                    return found
+        raise Conflict(
+            f"{what} at site {self._client.site} was deleted {TRIES} times: use another tag"
+        )
 
     def _stamp_image(self, image: Payload, owner: OwnerTag) -> Payload:
         """Raise the stamp among the tags of a staged image, if it is lower."""
         what = f"image {image['name']}"
         if not self._guard(what, owner, mapping.owner_in(image["tags"])):
             return image
-        return self._patched(image, "tags", [mapping.OURS, owner.text()])
+        return self._patched(image, "tags", mapping.image_tags(owner))
 
     def _patched(self, image: Payload, key: str, value: object) -> Payload:
         body = [{"op": "replace", "path": f"/{key}", "value": value}]
@@ -115,8 +130,8 @@ class Images(Site, ImagePull, ImagePush):
         image = self._image(owner)
         if image is not None:
             self._guard(f"image {image['name']}", owner, mapping.owner_in(image["tags"]))
-            self._drop(owner)
+            self._drop(image)
 
-    def _drop(self, owner: OwnerTag) -> None:
-        path, what = f"/images/{owner.artefact}", f"image {owner.artefact}"
+    def _drop(self, image: Payload) -> None:
+        path, what = f"/images/{image['id']}", f"image {image['name']}"
         self._client.call("image", "DELETE", path, what=what, accept=(404,))

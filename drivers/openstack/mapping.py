@@ -99,6 +99,10 @@ def metadata_owner(record: Payload) -> OwnerTag | None:
     return owner_of((record.get("metadata") or {}).get(OURS, ""))
 
 
+def image_tags(owner: OwnerTag) -> list[str]:
+    return [OURS, mark(owner.artefact), owner.text()]
+
+
 def image_owner(image: Payload) -> OwnerTag | None:
     return owner_of(image.get(IMAGE_OWNER, ""))
 

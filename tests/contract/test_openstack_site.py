@@ -219,6 +219,17 @@ def test_a_pull_that_the_site_will_not_do_is_told_as_such_and_leaves_nothing(
     assert world.image_ready(owner) == ref
 
 
+def test_an_image_that_was_deleted_can_be_staged_again_under_its_tag(
+    world: World, driver: OpenStackDriver
+):
+    owner, file = world.tag("image"), world.published()
+    first = driver.push_image(owner, "i", file.source, chunks(file.data))
+    driver.delete_image(owner)
+    assert driver.find_image(owner) == Absent()
+    second = driver.push_image(owner, "i", file.source, chunks(file.data))
+    assert world.image_ready(owner) == second != first
+
+
 def test_an_import_task_that_fails_is_seen(
     site: OpenStackSim, world: World, driver: OpenStackDriver
 ):

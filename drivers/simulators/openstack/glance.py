@@ -88,7 +88,7 @@ class Glance:
     def activate(self, record: Record) -> None:
         """Digest the bytes that are there now and let the image be used; Refusal when they lie."""
         path = self.path(record["id"])
-        sha, md5, size = hashlib.sha512(), hashlib.md5(usedforsecurity=False), 0
+        sha, size = hashlib.sha512(), 0
         with path.open("rb") as file:
             head = file.read(512)
             file.seek(0)
@@ -96,13 +96,11 @@ class Glance:
                 if self._cloud.stopped():
                     raise InterruptedError
                 sha.update(block)
-                md5.update(block)
                 size += len(block)
         virtual = qcow2.virtual_size(head) if record["disk_format"] == "qcow2" else size
         self._world.update(
             "image",
             record["id"],
-            checksum=md5.hexdigest(),
             os_hash_algo="sha512",
             os_hash_value=sha.hexdigest(),
             updated_at=stamp() + "Z",
@@ -133,7 +131,7 @@ class Glance:
         with self.path(record["id"]).open("wb") as file:
             for block in blocks:
                 data = self._cloud.faults.passed(direction, at, block)
-                if data.strip(b"\0"):
+                if not qcow2.is_zero(data):
                     file.seek(at)
                     file.write(data)
                 at += len(data)
@@ -207,7 +205,7 @@ class Glance:
         if ident is not None:
             if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", str(ident)):
                 raise Refusal(400, f"Invalid image id format: {ident}")
-            if self._world.get("image", ident):
+            if self._world.get("image", ident) or self._world.get("deleted-image", ident):
                 raise Refusal(409, f"Image ID {ident} already exists!")
         if (form := wish.get("disk_format")) not in {*FORMATS, None}:
             raise Refusal(400, f"Invalid value '{form}' for parameter 'disk_format'")
@@ -262,6 +260,7 @@ class Glance:
 
     def _gone(self, ident: str) -> None:
         self._world.drop("image", ident)
+        self._world.put("deleted-image", {"id": ident})  # an id is given once for all time
         self.path(ident).unlink(missing_ok=True)
 
     def _upload(self, call: Call, ident: str) -> Reply:

@@ -16,6 +16,11 @@ OFFSET = 0x00FFFFFFFFFFFE00
 HEADER = struct.Struct(">IIQIIQIIQQIIQQQQII")
 
 
+def is_zero(data: bytes) -> bool:
+    """Whether there is nothing but zeros; a comparison is far faster than any other look."""
+    return data == bytes(len(data))
+
+
 class NotQcow2(ValueError):
     """The bytes are not a qcow2 that can be used here."""
 
@@ -52,7 +57,7 @@ def copy_sparse(source: Path, target: Path, size: int, stopped: Callable[[], boo
                     raise InterruptedError
                 count = min(end - at, 4 << 20)
                 data = os.pread(reader.fileno(), count, at)
-                if data.strip(b"\0"):
+                if not is_zero(data):
                     os.pwrite(writer.fileno(), data, at)
                 at += count
 
@@ -66,7 +71,7 @@ def to_raw(source: Path, target: Path, size: int | None, stopped: Callable[[], b
         for offset, data in disk.clusters():
             if stopped():
                 raise InterruptedError
-            if data.strip(b"\0"):
+            if not is_zero(data):
                 os.pwrite(out.fileno(), data[: disk.size - offset], offset)
     return length
 
@@ -136,7 +141,7 @@ def from_raw(source: Path, target: Path, stopped: Callable[[], bool]) -> None:
                 data = os.pread(reader.fileno(), CLUSTER, at)
                 index = at // CLUSTER
                 table = l2.setdefault(index // per_table, [0] * per_table)
-                if table[index % per_table] or not data.strip(b"\0"):
+                if table[index % per_table] or is_zero(data):
                     continue
                 os.pwrite(out.fileno(), data.ljust(CLUSTER, b"\0"), end * CLUSTER)
                 table[index % per_table] = end * CLUSTER | COPIED

@@ -201,6 +201,8 @@ def tell(access: Access) -> dict[str, dict[str, Any]]:
         r.call("network delete", "DELETE", "network", f"/networks/{network}")
         r.call("image delete", "DELETE", "image", f"/images/{image}")
         r.call("image gone", "GET", "image", f"/images/{image}")
+        wish = {"id": image, "name": "again", "disk_format": "raw", "container_format": "bare"}
+        r.call("image create after delete", "POST", "image", "/images", wish)
     return r.exchanges
 
 
