@@ -112,6 +112,8 @@ def test_the_whole_story(fedctl: Fedctl, web: str, sites: tuple[str, str], shop:
     back = fedctl.ok("move", web, "--to", sites[0], "--yes", "-o", "json")
     assert back.json()["spec"]["target"]["site"] == sites[0]
     assert fedctl.ok("sweep").err.endswith("accounted for.\n")
+    swept = fedctl.ok("sweep", sites[0], "-o", "json").json()
+    assert swept["status"]["result"]["sites"]
 
 
 def test_a_refused_move_says_why_and_changes_nothing(
@@ -269,6 +271,7 @@ def test_the_audit_log_is_exported_and_verified_without_a_server(
     fedctl.ok("audit", "export", "--file", str(log))
     assert fedctl.ok("audit", "export").out == log.read_text()
     key.write_text(fedctl.ok("audit", "key").out)
+    assert fedctl.ok("audit", "key", "-o", "json").json()["key"] == key.read_text().strip()
     nowhere = {"FEDCTL_URL": "http://127.0.0.1:9"}
     good = fedctl.ok("audit", "verify", str(log), "--key", str(key), "-o", "json", **nowhere)
     assert good.json()["verified"] is True

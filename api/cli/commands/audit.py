@@ -80,9 +80,12 @@ def export(
     "fedctl audit key",
     text="The public key of the log. Keep it apart from the log.",
 )
-def key(ctx: typer.Context) -> None:
-    with Session(ctx) as session:
-        sys.stdout.write(session.client.send("GET", f"{BASE}/audit-key").text)
+def key(ctx: typer.Context, output: Output = Form.TABLE) -> None:
+    with Session(ctx, form=output) as session:
+        text = session.client.send("GET", f"{BASE}/audit-key").text.strip()
+        session.data({"key": text})
+        if session.form is Form.TABLE:
+            sys.stdout.write(f"{text}\n")
 
 
 @command(

@@ -11,7 +11,7 @@ from api.cli.client import Doc, started
 from api.cli.failure import Stopped
 from api.cli.names import find
 from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, field
-from api.cli.watch import check, follow
+from api.cli.watch import check, follow, name_of
 from api.schemas.errors import NEEDS_ATTENTION
 from controlplane.domain.errors import Invalid
 from controlplane.domain.kinds import facts
@@ -150,12 +150,13 @@ def sweep(
             path = f"{session.client.path(SITE, find(session, Kind.SITE, site).name)}/sweep"
         operation_path = started(session.client.send("POST", path))
         if no_wait:
-            session.data({"operation": operation_path}, Rows(("OPERATION",), [[operation_path]]))
+            operation = session.client.document("GET", operation_path)
+            session.data(operation, Rows(("OPERATION",), [[name_of(operation)]]))
             return
-        operation = check(follow(session, operation_path, "Sweeping"), what="The sweep ended")
-        result: Doc = operation["status"]["result"]
-        session.data(result)
-        _tell_orphans(session, result)
+        operation = follow(session, operation_path, "Sweeping")
+        session.data(operation)
+        check(operation, what="The sweep ended")
+        _tell_orphans(session, operation["status"]["result"])
 
 
 def _tell_orphans(session: Session, result: Doc) -> None:
@@ -181,8 +182,9 @@ def _tell_orphans(session: Session, result: Doc) -> None:
 def _verify(session: Session, name: str, *, wait: bool) -> None:
     answer = session.client.send("POST", f"{session.client.path(SITE, name)}/verify")
     path = started(answer)
+    operation = session.client.document("GET", path)
     if not wait:
-        session.data({"operation": path}, Rows(("OPERATION",), [[path]]))
+        session.data(operation, Rows(("OPERATION",), [[name_of(operation)]]))
         return
     operation = follow(session, path, f"Verifying {name}")
     check(operation, what=f"Site {name} could not be verified")
