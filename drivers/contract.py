@@ -113,11 +113,12 @@ class Instances(Driver):
         """Every nic of the instance carries traffic."""
 
     @abstractmethod
-    def give_up_nics(self, owner: OwnerTag) -> None:
-        """MACs and addresses of a stopped instance are free for another copy of it.
+    def give_up_nics(self, owner: OwnerTag) -> bool:
+        """Take the next step to free MACs and addresses of a stopped instance for another copy.
 
-        Where a site guards them, the instance loses its nics for good; elsewhere they are isolated.
-        Conflict while it runs; absent is fine.
+        Call again until it answers true. Where a site guards them the instance loses its nics for
+        good, elsewhere they are isolated; a fence stands afterwards as it stood before. Conflict
+        while the instance runs; absent is fine.
         """
 
     @abstractmethod

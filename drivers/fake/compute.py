@@ -106,14 +106,16 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
             if owner.artefact in site.instances:
                 self._link(site, owner, isolated=True)
 
-    def give_up_nics(self, owner: OwnerTag) -> None:
+    def give_up_nics(self, owner: OwnerTag) -> bool:
         with self._call("give_up_nics", owner) as site:
             it = site.instances.get(owner.artefact)
             if it is None:
-                return
+                return True
             if it.power is Power.ON:
                 raise Conflict(f"{it.ref} at {site.name} runs: stop it first")
+            done = all(nic.isolated for nic in it.nics)
             self._link(site, owner, isolated=True)
+            return done
 
     def connect_nics(self, owner: OwnerTag) -> None:
         with self._call("connect_nics", owner) as site:

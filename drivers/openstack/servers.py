@@ -258,15 +258,37 @@ class Servers(Site, Instances, Fencing, ConsoleLog):
         self._ours(owner)
         self._link(owner, up=True)
 
-    def give_up_nics(self, owner: OwnerTag) -> None:
-        """Neutron lets no two ports of a network have one MAC or address: ours are deleted."""
+    def give_up_nics(self, owner: OwnerTag) -> bool:
+        """Neutron lets no two ports of a network have one MAC or address: ours go.
+
+        Members may delete a port only once Nova has let it go, which it does not do for a locked
+        server: a fenced one is unlocked for as long as that takes, with its ports switched off.
+        """
         server = self._server(owner)
+        ports = self._ports(owner)
+        for port in ports:
+            self._guard(f"nic {port['id']}", owner, mapping.owner_in(port["tags"]))
+        bound = [port for port in ports if port.get("device_id")]
         if server is not None:
             self._stopped(server)
             self._stamp(owner, server)
-        for port in self._ports(owner):
-            self._guard(f"nic {port['id']}", owner, mapping.owner_in(port["tags"]))
+            if bound:
+                self._link(owner, up=False)
+                self._unplug(server, bound)
+                return False
+        for port in ports:
             self._delete_port(port)
+        if server is not None and mapping.FENCED in server["tags"] and not server.get("locked"):
+            self._act(server, {"lock": None})
+        return True
+
+    def _unplug(self, server: Payload, ports: list[Payload]) -> None:
+        if server.get("locked"):
+            self._act(server, {"unlock": None})
+        for port in ports:
+            path = f"/servers/{server['id']}/os-interface/{port['id']}"
+            what = f"nic {port['mac_address']} of instance {server['name']}"
+            self._client.call("compute", "DELETE", path, what=what, accept=(404,))
 
     def _link(self, owner: OwnerTag, *, up: bool) -> None:
         for port in self._ports(owner):

@@ -188,15 +188,16 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
         self._current(vm, owner)
         self._link(vm, owner, down=True)
 
-    def give_up_nics(self, owner: OwnerTag) -> None:
+    def give_up_nics(self, owner: OwnerTag) -> bool:
         """Proxmox VE does not mind two VMs with one MAC: a fence, or links down, give it up."""
         vm = self._lookup(owner)
         if vm is None:
-            return
+            return True
         if self._status(vm)["status"] == "running":
             raise Conflict(f"VM {vm.vmid} at {self.site} runs: stop it first")
         if not vm.fenced:
             self.isolate_nics(owner)
+        return True
 
     def connect_nics(self, owner: OwnerTag) -> None:
         self._link(self._mine(owner), owner, down=False)

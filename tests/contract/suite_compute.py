@@ -212,8 +212,12 @@ class InstancesContract(Ground):
         with pytest.raises(Conflict):
             world.do(lambda: world.driver.give_up_nics(old))
         world.power(old, Power.OFF)
+        world.do(lambda: world.driver.fence(old))
         for _ in range(2):
-            world.do(lambda: world.driver.give_up_nics(old))
+            world.until(
+                lambda: world.do(lambda: world.driver.give_up_nics(old)), "its nics are given up"
+            )
+        world.driver.verify_fence(old)
         assert all(nic.isolated for nic in world.seen(old).nics)
         new = world.instance(world.spec(nics=spec.nics))
         assert [nic.mac.lower() for nic in world.seen(new).nics] == ["02:fe:00:65:43:21"]

@@ -337,11 +337,12 @@ class SiteActivities:
 
     @activity.defn
     def give_up_nics(self, at: At) -> None:
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
-            require(driver, Instances).give_up_nics(at.work.tag(at.artefact))
+        """A copy that stays keeps no MAC or address from the next one."""
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                done = require(driver, Instances).give_up_nics(at.work.tag(at.artefact))
+            if not done:
+                raise NotYet(f"{at.site} is letting go of the nics")
 
     @activity.defn
     def probe_boot(self, order: Probe) -> str:

@@ -37,6 +37,7 @@ FACTS = (
     Fact("server-fault", _S, "why a server is in ERROR stands in server.fault"),
     Fact("server-tags-at-once", _O, "a server is found by its tags from its first moment"),
     Fact("server-scheduling", _O, "actions on a server that is being scheduled answer 404"),
+    Fact("server-unplug", _S, "a detached port that was made before its server stays, unbound"),
     Fact("server-ports-late", _O, "a port names its server only when the host takes it"),
     Fact("server-ports-first", _O, "a port in use (409) is noticed before a volume in use (400)"),
     Fact("server-boot-order", _O, "attached volumes are listed with the boot volume first"),

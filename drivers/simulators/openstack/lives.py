@@ -40,6 +40,7 @@ class Lives:
         act("server.nics", self.show_nics)
         act("server.attach", self._attach)
         act("server.detach", self._detach)
+        act("server.unplug", self._unplug)
         act("server.image", self._image)
 
     def resume(self) -> None:
@@ -291,6 +292,15 @@ class Lives:
         if server:
             kept = [held for held in server["volumes"] if held["volume_id"] != volume]
             self.set(ident, volumes=kept)
+
+    def _unplug(self, ident: str, port: str) -> None:
+        """A port that was made before the server is let go; one that Nova made goes with it."""
+        server = self._world.get("server", ident)
+        if server is None or port not in server["ports"]:
+            return
+        self._release_ports({**server, "ports": [port]})
+        self.set(ident, ports=[p for p in server["ports"] if p != port])
+        self._world.later(0, "server.nics", ident=ident)
 
     def _image(self, ident: str, image: str) -> None:
         """Fill an image from the local disk of a server."""

@@ -48,6 +48,7 @@ class Servers:
         add("POST", ROOT + "/{ident}/os-volume_attachments", self._attach)
         add("DELETE", ROOT + "/{ident}/os-volume_attachments/{volume}", self._detach)
         add("GET", ROOT + "/{ident}/os-interface", self._interfaces)
+        add("DELETE", ROOT + "/{ident}/os-interface/{port}", self._unplug)
 
     def server(self, call: Call, ident: str) -> Record:
         what = f"Instance {ident} could not be found."
@@ -317,6 +318,15 @@ class Servers:
             raise Refusal(403, "Cannot detach a root device volume")
         self._cinder.volumes.touch(volume, status="detaching")
         self._cloud.step("server.detach", ident=ident, volume=volume)
+        return Reply(status=202)
+
+    def _unplug(self, call: Call, ident: str, port: str) -> Reply:
+        server = self.server(call, ident)
+        unlocked(server, call)
+        in_state(server, {"active", "stopped", "paused"}, "detach_interface")
+        if port not in server["ports"]:
+            raise Refusal(404, f"Port {port} is not attached to instance {ident}.")
+        self._cloud.step("server.unplug", ident=ident, port=port)
         return Reply(status=202)
 
     def _interfaces(self, call: Call, ident: str) -> Reply:
