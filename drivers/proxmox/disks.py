@@ -193,18 +193,28 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
         revoked = self._revoke(volume)
         size = self._size(vm, volume)
         try:
-            self._shell.serve(vm.owner, volume, snapshot="", size=size, writable=True)
+            socket = self._shell.serve(vm.owner, volume, snapshot="", size=size, writable=True)
         except Conflict as e:
             if not revoked:
                 raise
             raise Busy(
                 f"{volume} at {self.site}: the earlier writer is on its way out: ask again"
             ) from e
-        for export in self._shell.served():
-            if export.writable and export.volume == volume:
-                connection, forward = self._shell.opened(export)
-                return _Writer(connection, forward)
-        raise Unavailable(f"site {self.site}: the writer ended at once: open it again")
+        connection, forward = self._shell.opened(self._only_writer(volume, socket))
+        return _Writer(connection, forward)
+
+    def _only_writer(self, volume: str, socket: str) -> Served:
+        """Our qemu-nbd, alone: on a raw disk QEMU lets two in that start at once."""
+        writers = [e for e in self._shell.served() if e.writable and e.volume == volume]
+        if not writers:
+            raise Unavailable(f"{volume} at {self.site}: the writer ended at once: open it again")
+        last = max(writers, key=lambda export: (export.owner.epoch, export.pid))
+        for export in writers:
+            if export is not last:
+                self._shell.end(export)
+        if last.socket != socket:
+            raise Busy(f"{volume} at {self.site}: another writer was opened just now: ask again")
+        return last
 
     def close_import(self, owner: OwnerTag, volume: str) -> None:
         if not self._shell.known:

@@ -106,8 +106,8 @@ class NodeShell:
 
     def serve(
         self, owner: OwnerTag, volume: str, *, snapshot: str, size: int, writable: bool
-    ) -> None:
-        """Start a qemu-nbd on a volume or on its snapshot; it stays until ended."""
+    ) -> str:
+        """Start a qemu-nbd on a volume or on its snapshot; it stays until ended. Its socket."""
         path = self.path(volume)
         form = "qcow2" if volume.endswith(".qcow2") else "raw"
         options = []
@@ -137,6 +137,7 @@ class NodeShell:
             *options,
             path,
         )
+        return socket
 
     def end(self, export: Served) -> None:
         """Stop a qemu-nbd: whoever reads or writes through it fails from now on."""

@@ -435,6 +435,23 @@ def test_a_guests_journal_is_whole_at_the_end_of_an_export(tmp_path, gateway):
     witness.close()
 
 
+def test_of_two_writers_that_start_at_once_one_is_left(driver):
+    owner = made(driver)
+    volume = seen(driver, owner).disks[0].volume
+    rival = driver._shell.serve(
+        replace(owner, epoch=2), volume, snapshot="", size=4 * MIB, writable=True
+    )
+    driver._revoke = lambda volume: False  # as if the rival had started after the look
+    with pytest.raises(Busy):
+        driver.open_import(owner, volume)
+    assert [export.socket for export in driver._shell.served()] == [rival]
+    del driver._revoke
+    driver.open_import(owner, volume).close()
+    assert [export.owner.epoch for export in driver._shell.served()] == [1]
+    driver.close_import(owner, volume)
+    assert driver._shell.served() == []
+
+
 def test_quota_is_what_the_storage_has_left(sim, driver):
     before = driver.quota().disk
     made(driver)

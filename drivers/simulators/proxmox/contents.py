@@ -79,7 +79,7 @@ def delete_volume(ask: Ask) -> str:
     volume = ask.node.storages.volume(volid)
 
     def work(worker: Worker) -> None:
-        if ask.node.exports is not None and str(volume.file) in ask.node.exports():
+        if str(volume.file) in ask.node.exports():
             raise Fails(f"cannot remove '{volume.path}': dataset is busy")
         ask.node.storages.free(volid)
         worker.log(f"Removed volume '{volid}'")

@@ -85,7 +85,8 @@ class Node:
         self.ha: dict[str, str] = {}  # sid -> state
         self.memory = 64 << 30
         self.cpus = 16
-        self.exports: Callable[[], set[str]] | None = None  # files that qemu-nbd holds open
+        self.exports: Callable[[], set[str]] = set  # files that qemu-nbd holds open
+        self.writers: Callable[[], set[str]] = set  # and those that it may write
         self.observers: list[Observer] = []  # told each call that succeeded, for tests
         self._vm_locks: dict[int, threading.Lock] = {}
         self._descriptors: dict[str, int] = {}
@@ -102,7 +103,8 @@ class Node:
             self._shown[vm.vmid] = self.summary(vm)
             if vm.running:
                 vm.running = False
-                self.power_on(vm)
+                with contextlib.suppress(Refused):  # a disk went with somebody's hand: stays off
+                    self.power_on(vm)
 
     # -- memory --------------------------------------------------------------------------------
 
@@ -196,12 +198,13 @@ class Node:
                 else:
                     vm.config[key] = value
             vm.pending.clear()
+            disk = self._boot_disk(vm)
             vm.running, vm.suspended, vm.started = True, False, time.time()
             agent = parse_property(vm.config.get("agent", "0"), default="enabled")
             self.guests.start(
                 str(vm.vmid),
                 name=vm.config.get("name", f"VM{vm.vmid}"),
-                disk=self._boot_disk(vm),
+                disk=disk,
                 nics=guest_nics(vm),
                 agent=agent.get("enabled") == "1",
             )

@@ -6,6 +6,7 @@ import shlex
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -45,6 +46,7 @@ class SshServer:
         self._listener: asyncssh.SSHAcceptor | None = None
         self._ending = asyncio.Event()
         node.exports = self._held_files
+        node.writers = self._written_files
 
     def start(self) -> None:
         if self._thread is None:
@@ -154,6 +156,9 @@ class SshServer:
 
     def _held_files(self) -> set[str]:
         return {str(export.file) for export in self.exports()}
+
+    def _written_files(self) -> set[str]:
+        return {str(export.file) for export in self.exports() if not export.readonly}
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -314,11 +319,13 @@ class SshServer:
         )
         return ""
 
-    def _exclusive(self, vmid: int | None, file: Any, path: str) -> None:
-        """QEMU's image locks: no second writer, and none beside a running VM."""
+    def _exclusive(self, vmid: int | None, file: Path, path: str) -> None:
+        """QEMU's image locks: no writer beside a running VM; a second one on raw disks only."""
         vm = self.node.vms.get(vmid or 0)
         running = vm is not None and vm.running
-        if running or any(e.file == file and not e.readonly for e in self.exports()):
+        qcow2 = file.suffix == ".qcow2"
+        writers = [e for e in self.exports() if e.file == file and not e.readonly]
+        if running or (qcow2 and writers):
             raise Failed(
                 1,
                 f"qemu-nbd: Failed to blk_new_open '{path}': Failed to get \"write\" lock"

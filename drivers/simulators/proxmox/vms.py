@@ -20,7 +20,7 @@ from drivers.simulators.proxmox.params import (
 from drivers.simulators.proxmox.routes import Ask, route
 from drivers.simulators.proxmox.snapshots import kept_as
 from drivers.simulators.proxmox.tasks import Worker
-from drivers.simulators.proxmox.work import exporting, same_digest, spawn, unlocked
+from drivers.simulators.proxmox.work import same_digest, spawn, unlocked
 
 _Q = "/nodes/{node}/qemu"
 _V = _Q + "/{vmid}"
@@ -211,13 +211,13 @@ def start(ask: Ask) -> str:
     ask.take(optional="timeout skiplock")
     ask.node.vm(ask.vmid)
 
-    def work(worker: Worker, vm: Vm) -> None:
+    def work(_: Worker, vm: Vm) -> None:
         unlocked(vm)
         if vm.running:
             raise Fails(f"VM {vm.vmid} already running")
-        for volume in ask.node.volumes_of(vm):
-            if str(volume.file) in exporting(ask.node):
-                worker.warn(f"'{volume.path}' is also open elsewhere")
+        written = ask.node.writers()
+        if any(str(volume.file) in written for volume in ask.node.volumes_of(vm)):
+            raise Fails("start failed: QEMU exited with code 1")  # it got no write lock
         ask.node.power_on(vm)
 
     return spawn(ask, "qmstart", work)
@@ -288,7 +288,7 @@ def destroy(ask: Ask) -> str:
         unlocked(vm)
         if vm.running:
             raise Fails(f"VM {vm.vmid} is running - destroy failed")
-        busy = exporting(node)
+        busy = node.exports()
         for volume in node.volumes_of(vm):
             if str(volume.file) in busy:
                 raise Fails(f"cannot remove '{volume.path}': dataset is busy")

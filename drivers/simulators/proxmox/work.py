@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from drivers.simulators.proxmox.node import Node, Vm
+from drivers.simulators.proxmox.node import Vm
 from drivers.simulators.proxmox.params import Refused
 from drivers.simulators.proxmox.routes import Ask
 from drivers.simulators.proxmox.tasks import Worker
@@ -17,11 +17,6 @@ def unlocked(vm: Vm) -> None:
 def same_digest(vm: Vm, digest: str | None) -> None:
     if digest and digest != vm.digest:
         raise Refused(500, "checksum mismatch (file change by other user?)")
-
-
-def exporting(node: Node) -> set[str]:
-    """Files that a qemu-nbd of this node holds open."""
-    return node.exports() if node.exports is not None else set()
 
 
 def spawn(ask: Ask, kind: str, work: Callable[[Worker, Vm], None], *, flock: bool = True) -> str:

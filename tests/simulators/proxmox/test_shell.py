@@ -123,16 +123,34 @@ def test_written_bytes_are_on_the_disk_and_zeros_too(sim, api, shell):
     assert disk[:4096] == b"o" * 4096
 
 
-def test_a_second_writer_and_one_beside_a_running_vm_are_refused(api, shell):
+def pids(shell: Ssh) -> list[str]:
+    return [line.split()[0] for line in shell.run("pgrep -a -x qemu-nbd").out.splitlines()]
+
+
+def test_a_second_writer_is_let_in_on_raw_and_refused_on_qcow2_as_by_qemu(api, shell):
+    api.vm()
+    api.vm(101, scsi0="local:0.0078125,format=qcow2")
+    second = "qemu-nbd --fork --socket=/run/b.sock --export-name=x"
+    serve(shell)
+    assert shell.run(f"{second} {ZVOL}").status == 0
+    qcow2 = "/var/lib/vz/images/101/vm-101-disk-0.qcow2"
+    serve(shell, "--discard=unmap", path=qcow2, socket="/run/c.sock")
+    refusal = shell.run(f"{second.replace('b.sock', 'd.sock')} {qcow2}")
+    assert 'Failed to get "write" lock' in refusal.err
+    for pid in pids(shell):
+        assert shell.run(f"kill {pid}").status == 0
+        assert shell.run(f"kill {pid}").status == 1
+
+
+def test_a_writer_and_a_running_vm_keep_each_other_out(api, shell):
     api.vm()
     serve(shell)
-    line = f"qemu-nbd --fork --socket=/run/b.sock --export-name=x {ZVOL}"
-    assert 'Failed to get "write" lock' in shell.run(line).err
-    pid = shell.run("pgrep -a -x qemu-nbd").out.split()[0]
-    assert shell.run(f"kill {pid}").status == 0
-    assert shell.run(f"kill {pid}").status == 1
+    assert "start failed" in api.done(api.node.qemu(100).status.start.post())
+    assert shell.run(f"kill {pids(shell)[0]}").status == 0
     assert api.done(api.node.qemu(100).status.start.post()) == "OK"
-    assert 'Failed to get "write" lock' in shell.run(line).err
+    beside = shell.run(f"qemu-nbd --fork --socket=/run/b.sock --export-name=x {ZVOL}")
+    assert 'Failed to get "write" lock' in beside.err
+    serve(shell, "--read-only")
 
 
 def test_a_killed_export_fails_its_readers_and_a_served_volume_is_not_destroyed(api, shell):
