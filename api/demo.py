@@ -23,7 +23,6 @@ from typing import Any
 
 import httpx
 
-
 from drivers.simulators.journal import PARTITION_TYPE, format_journal
 
 MIB = 1024 * 1024
@@ -378,8 +377,9 @@ def main() -> int:
     given.report.write_text(json.dumps(demo.report, indent=2) + "\n")
     for move in demo.report["moves"]:
         sys.stdout.write(
-            f"{move['from']} -> {move['to']}: {move['seconds']} s, down {move['downtime_seconds']} s,"
-            f" overhead {move['overhead_seconds']} s, digests equal\n"
+            f"{move['from']} -> {move['to']}: {move['seconds']} s,"
+            f" down {move['downtime_seconds']} s, overhead {move['overhead_seconds']} s,"
+            " digests equal\n"
         )
     sys.stdout.write("demo: ok\n")
     return 0

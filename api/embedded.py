@@ -1,8 +1,8 @@
 """`fedctl dev`: the whole system on this machine, one process each, with two simulated sites.
 
 A supervisor starts key agent, Temporal, simulators, API, image gateway and worker, starts again
-what dies, and stops everything when it is told to. Everything listens on loopback. All state is in one
-folder, so that the next start goes on where this one ended.
+what dies, and stops everything when it is told to. Everything listens on loopback. All state is in
+one folder, so that the next start goes on where this one ended.
 """
 
 import argparse
