@@ -1,12 +1,14 @@
 """The mark that every object we make at a provider carries."""
 
+import re
 from dataclasses import dataclass
 from uuid import UUID
 
 from controlplane.domain.errors import Invalid
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
 
-_FIELDS = 5
+_ID = "([0-9a-f]{32})"
+_TEXT = re.compile(rf"fedctl\.{_ID}\.{_ID}\.{_ID}\.([1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +32,13 @@ class OwnerTag:
     @classmethod
     def parse(cls, text: str) -> "OwnerTag":
         """The tag that `text()` wrote; Invalid for anything else."""
-        parts = text.split(".")
-        try:
-            if len(parts) != _FIELDS:
-                raise ValueError(text)
-            artefact, instance, operation = (UUID(hex=part) for part in parts[1:4])
-            tag = cls(
-                artefact=ArtefactId(artefact),
-                instance=InstanceId(instance),
-                operation=OperationId(operation),
-                epoch=int(parts[4]),
-            )
-        except ValueError as e:
-            raise Invalid(f"{text[:120]!r} is not an owner tag") from e
-        if tag.epoch < 1 or tag.text() != text:
+        match = _TEXT.fullmatch(text)
+        if match is None:
             raise Invalid(f"{text[:120]!r} is not an owner tag")
-        return tag
+        artefact, instance, operation = (UUID(hex=match[number]) for number in (1, 2, 3))
+        return cls(
+            artefact=ArtefactId(artefact),
+            instance=InstanceId(instance),
+            operation=OperationId(operation),
+            epoch=int(match[4]),
+        )
