@@ -7,8 +7,9 @@ from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from workflows.activities.endings import Outcome
 from workflows.activities.lookups import Belongings, LookupActivities
+from workflows.activities.orders import Remove, SetPower
 from workflows.activities.records import RecordActivities
-from workflows.activities.sites import Remove, SetPower, SiteActivities
+from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import TransferActivities
 from workflows.calls import OperationOrder, call, record, undo, wait

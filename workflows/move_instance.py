@@ -15,9 +15,10 @@ from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import CheckKind, MovePlan
 from workflows.activities.endings import Outcome
 from workflows.activities.lookups import LookupActivities
+from workflows.activities.orders import At, Export, Fence, Probe, SetPower
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import Phase, RecordActivities, Retain, Switch
-from workflows.activities.sites import At, Export, Fence, Probe, SetPower, SiteActivities
+from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import (
     CommitPoint,

@@ -8,8 +8,9 @@ from controlplane.domain.instance import Power
 from controlplane.domain.operation import OperationKind, OperationState
 from workflows.activities.endings import Outcome
 from workflows.activities.lookups import LookupActivities
+from workflows.activities.orders import SetPower
 from workflows.activities.records import PowerSeen, RecordActivities
-from workflows.activities.sites import SetPower, SiteActivities
+from workflows.activities.sites import SiteActivities
 from workflows.calls import OperationOrder, call, record, wait
 from workflows.ending import concluded
 from workflows.saga import Saga, settled

@@ -14,17 +14,17 @@ from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, 
 from controlplane.domain.network import NicSpec
 from controlplane.domain.plan import Delivery, DiskPlan, TargetPlan
 from controlplane.domain.site import CreateOrder
-from workflows.activities.records import RecordActivities, Retain
-from workflows.activities.sites import (
+from workflows.activities.orders import (
     At,
     Export,
     MakeInstance,
     MakeVolume,
     Remove,
     SetPower,
-    SiteActivities,
     StageImage,
 )
+from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import Proof, Prove, Publish, Push, TransferActivities
 from workflows.calls import call, clean, copy, record, undo, wait

@@ -13,8 +13,8 @@ from controlplane.domain.operation import OperationKind
 from controlplane.keys.port import domain_owner
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
+from workflows.activities.orders import At
 from workflows.activities.records import IMAGES, operation_id
-from workflows.activities.sites import At
 from workflows.activities.steps import Work
 from workflows.failures import translated
 

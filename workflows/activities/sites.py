@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
 from temporalio import activity
@@ -11,19 +11,16 @@ from temporalio import activity
 from controlplane.domain.answer import Absent, Answer, Seen, Unknown
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import (
-    DiskSource,
     ExportSeen,
     ExportStage,
-    ImageSource,
     ImageState,
     VolumeSeen,
-    VolumeSpec,
     VolumeState,
 )
 from controlplane.domain.errors import Conflict, Integrity, NotFound, Unavailable, Unsupported
-from controlplane.domain.fence import FenceLevel, FenceProof
-from controlplane.domain.ids import ArtefactId, SiteName
-from controlplane.domain.instance import InstanceSeen, InstanceSpec, InstanceState, Manner, Power
+from controlplane.domain.fence import FenceProof
+from controlplane.domain.ids import SiteName
+from controlplane.domain.instance import InstanceSeen, InstanceState, Manner, Power
 from controlplane.store.engine import Store
 from drivers.contract import (
     DiskExport,
@@ -36,7 +33,18 @@ from drivers.contract import (
     Volumes,
     require,
 )
-from workflows.activities.steps import Meter, Steps, Work, waited_so_far
+from workflows.activities.orders import (
+    At,
+    Export,
+    Fence,
+    MakeInstance,
+    MakeVolume,
+    Probe,
+    Remove,
+    SetPower,
+    StageImage,
+)
+from workflows.activities.steps import Meter, Steps, waited_so_far
 from workflows.failures import NotYet
 
 T = TypeVar("T")
@@ -49,76 +57,6 @@ _WAY = (
     ArtefactState.RETAINED,
     ArtefactState.RELEASED,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class At:
-    """One of our objects at one site, and the name under which the step is shown."""
-
-    work: Work
-    site: SiteName
-    artefact: ArtefactId
-    step: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageImage:
-    at: At
-    name: str
-    source: ImageSource
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeVolume:
-    at: At
-    spec: VolumeSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeInstance:
-    at: At
-    spec: InstanceSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetPower:
-    """`patience` bounds the wait for a graceful stop; then power is cut."""
-
-    at: At
-    power: Power
-    manner: Manner = Manner.GRACEFUL
-    patience: timedelta = timedelta(seconds=60)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
-    at: At
-    level: FenceLevel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """An export `at` (its own artefact) of a disk that belongs to `source`."""
-
-    at: At
-    source: DiskSource
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """`pattern` must occur in the guest's boot proof before `within` has passed."""
-
-    at: At
-    pattern: str
-    within: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remove:
-    """An object that is to go from its site."""
-
-    at: At
-    kind: ArtefactKind
 
 
 class SiteActivities:

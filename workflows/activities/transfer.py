@@ -28,8 +28,8 @@ from controlplane.vault.vault import Vault
 from drivers.contract import DiskExport, Driver, ImagePush, require
 from drivers.disks.image import fingerprint, image_file, read_image
 from drivers.disks.raw import ByteSource
+from workflows.activities.orders import At, StageImage
 from workflows.activities.records import IMAGES, operation_id
-from workflows.activities.sites import At, StageImage
 from workflows.activities.steps import Steps, Work
 from workflows.failures import translated
 
