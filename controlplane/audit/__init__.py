@@ -1,0 +1,1 @@
+"""The tamper-evident log: leaves, tree heads, checkpoints, offline verification."""

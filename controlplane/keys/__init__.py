@@ -1,0 +1,1 @@
+"""Keys that the customer holds, and everything that they wrap."""

@@ -1,0 +1,1 @@
+"""Streams of disk bytes in the formats that providers use."""
