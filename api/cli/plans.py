@@ -33,9 +33,9 @@ def blocked(subject: str, site: str, move: Doc, request: str = "") -> Stopped:
     """A refusal: every blocker with its evidence and remedy."""
     lines = [""]
     for each in blockers(move["status"]):
-        lines.append(_finding(each))
+        lines.append(_finding(each).strip())
         if each.get("remedy"):
-            lines.append(f"            {each['remedy']}")
+            lines.append(f"          {each['remedy']}")
     lines += ["", f"Nothing was changed.   {request}exit {BLOCKED}"]
     return Stopped(
         f"Not moved: {subject} may not run on {site}.", exit_code=BLOCKED, notes=tuple(lines)
@@ -84,19 +84,24 @@ def failed(subject: str, move: Doc, operation: Doc) -> Stopped:
     }[outcome]
     notes = []
     if outcome in _BACK:
-        notes.append(f"  {subject} is on {source}, as it was before")
+        notes.append(f"{subject} is on {source}, as it was before")
     if problem.get("message"):
-        notes.append(f"  why     {problem['message']}")
+        notes.append(f"why     {problem['message']}")
     if problem.get("detail"):
-        notes.append(f"  quoted  {problem['detail']}")
-    for kept in move["status"].get("retained", []):
-        size = units.size(kept.get("sizeBytes") or kept.get("size") or 0)
-        notes.append(f"  kept    {kept['kind']} on {kept['site']} ({size})")
+        notes.append(f"quoted  {problem['detail']}")
+    notes += [f"kept    {kept_text(kept)}" for kept in move["status"].get("retained", [])]
     if exit_code == ROLLED_BACK:
-        notes.append(f"  next    fedctl moves retry {subject}, or fedctl moves finalize {subject}")
-    notes.append(f"  look    fedctl operation show {name_of(operation)}")
-    notes.append(f"  exit {exit_code}")
+        notes.append(f"next    fedctl moves retry {subject}, or fedctl moves finalize {subject}")
+    notes.append(f"look    fedctl operation show {name_of(operation)}")
+    notes.append(f"exit {exit_code}")
     return Stopped(f"Move of {subject} {how}.", exit_code=exit_code, notes=tuple(notes))
+
+
+def kept_text(kept: Doc) -> str:
+    """`volume on par-pve (6.1 GiB)`."""
+    count = kept.get("sizeBytes") or kept.get("size") or 0
+    size = f" ({units.size(count)})" if count else ""
+    return f"{kept['kind']} on {kept['site']}{size}"
 
 
 def _known(status: Doc) -> bool:

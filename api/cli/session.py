@@ -22,6 +22,9 @@ from controlplane.domain.errors import Invalid
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_NAME_WIDTH = 48
+
+
 class Form(StrEnum):
     """How data is written to stdout."""
 
@@ -134,12 +137,29 @@ class Rows:
         self._rows = [[str(cell) for cell in row] for row in rows]
 
     def write(self, console: Console) -> None:
+        if not self._rows:
+            return
+        if not console.is_terminal:
+            self._write_plain(console)
+            return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in self._columns:
-            table.add_column(column, no_wrap=True)
+        last = len(self._columns) - 1
+        for index, column in enumerate(self._columns):
+            # A name that is cut off cannot be typed again: only the last column gives way.
+            width = max(len(column), *(len(row[index]) for row in self._rows))
+            least = None if index == last else min(width, _NAME_WIDTH)
+            table.add_column(column, no_wrap=True, min_width=least)
         for row in self._rows:
             table.add_row(*row)
-        console.print(table, markup=False) if self._rows else None
+        console.print(table, markup=False)
+
+    def _write_plain(self, console: Console) -> None:
+        """Aligned, and nothing cut off to fit a screen that is not there."""
+        lines = [list(self._columns), *self._rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self._columns))]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            console.file.write("  ".join(cells).rstrip() + "\n")
 
 
 class Facts(Rows):

@@ -21,6 +21,7 @@ from controlplane.domain.operation import OperationState
 _FIRST, _SLOWER, _EVERY = 0.05, 1.5, 0.5
 _PATIENT = 60  # times of `_EVERY`: half a minute
 _BAR = 17
+_AROUND = 8  # lines of the screen that are not steps
 _NAME = 16
 _MARKS = {"ok": "ok", "running": ">>", "failed": "!!", "undone": "<<"}
 
@@ -158,25 +159,37 @@ class _Bars:
         self._live.__exit__(kind, error, trace)
 
     def update(self, operation: Doc) -> None:
-        self._live.update(screen(self._title, operation), refresh=True)
+        rows = max(self._live.console.height - _AROUND, 1)
+        self._live.update(screen(self._title, operation, rows=rows), refresh=True)
 
 
-def screen(title: str, operation: Doc) -> RenderableType:
-    """The whole picture of an operation that runs."""
+def screen(title: str, operation: Doc, *, rows: int = 20) -> RenderableType:
+    """The whole picture of an operation; while it runs, no more steps than `rows`."""
     status = operation["status"]
-    lines = [Text(f"{title}   operation {name_of(operation)}", style="bold")]
+    lines = [_line(f"{title}   operation {name_of(operation)}", "bold")]
     steps = status["steps"]
-    lines += [Text(step_line(step)) for step in steps]
-    if ended(operation) is None:
-        lines += [Text(progress_line(copy, operation)) for copy in running_copies(status)]
+    goes_on = ended(operation) is None
+    shown = steps[-rows:] if goes_on else steps
+    if len(shown) < len(steps):
+        lines.append(_line(f"  ..  {len(steps) - len(shown)} steps before", "dim"))
+    lines += [_line(step_line(step)) for step in shown]
+    lines += [_line(progress_line(copy, operation)) for copy in running_copies(operation)]
+    if goes_on:
         if not steps:
-            lines.append(Text("  ..  waiting for a worker"))
-        lines.append(Text("Ctrl-C leaves it running.", style="dim"))
+            lines.append(_line("  ..  waiting for a worker"))
+        lines.append(_line("Ctrl-C leaves it running.", "dim"))
     return Group(*lines)
 
 
-def running_copies(status: Doc) -> list[Doc]:
-    return [p for p in status.get("progress", []) if p["done"] < p["total"]]
+def running_copies(operation: Doc) -> list[Doc]:
+    """Copies that are not through, while the operation goes on."""
+    if ended(operation) is not None:
+        return []
+    return [p for p in operation["status"].get("progress", []) if p["done"] < p["total"]]
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def step_line(step: Doc) -> str:

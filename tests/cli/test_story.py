@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +111,7 @@ def test_the_whole_story(fedctl: Fedctl, web: str, sites: tuple[str, str], shop:
     assert "OVERHEAD" in operation.out
     assert "copy 0" in operation.out
     final = fedctl.ok("moves", "finalize", name, "--yes")
-    assert "the old copy is gone" in final.err
+    assert "nothing of it is retained any more" in final.err
     back = fedctl.ok("move", web, "--to", sites[0], "--yes", "-o", "json")
     assert back.json()["spec"]["target"]["site"] == sites[0]
     assert fedctl.ok("sweep").err.endswith("accounted for.\n")
@@ -179,6 +182,36 @@ def test_a_move_goes_on_when_nobody_waits_and_can_be_cancelled(
     assert "cancelled" in cancelled.err
     watched = fedctl("operation", "watch", said.out.split()[1])
     assert watched.code == 21
+
+
+def test_ctrl_c_leaves_the_work_running_and_says_how_to_come_back(
+    fedctl: Fedctl, web: str, sites: tuple[str, str], hands: Hands
+):
+    """Starts an interpreter: longer than a second."""
+    hands.held.add(OperationKind.MOVE)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "api.cli.main", "move", web, "--to", sites[1], "--yes"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "FEDCTL_CONFIG": str(fedctl.config)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = ""
+    with child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            said += line
+            if line.startswith("  ok  preflight") and "Moving" in said:
+                child.send_signal(signal.SIGINT)
+                break
+        said += child.stderr.read()
+    assert child.returncode == 130, said
+    name = f"{web.replace('/', '/move-')}-1"
+    assert f"fedctl operation watch {name}" in said
+    assert (
+        fedctl.ok("operation", "show", name, "-o", "json").json()["status"].get("outcome") is None
+    )
+    fedctl.ok("operation", "cancel", name)
 
 
 def test_where_nobody_can_be_asked_yes_must_be_said(

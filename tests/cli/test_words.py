@@ -1,5 +1,6 @@
 """Units, bars and outcome texts as people read them."""
 
+import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from api.cli import units
 from api.cli.contexts import Context, Contexts
 from api.cli.plans import blocked, failed
+from api.cli.session import Rows
 from api.cli.watch import progress_line, screen, step_line
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -102,6 +104,33 @@ def test_the_screen_of_work_that_runs_says_how_to_leave():
     assert "operation shop/move-web-1-1" in text
     assert "Ctrl-C leaves it running." in text
     assert "waiting for a worker" in text
+
+
+def test_a_long_list_of_steps_shows_its_end_while_it_runs_and_all_of_it_afterwards():
+    steps = [{"name": f"step {n}", "state": "ok", "attempts": 1, "seconds": 1.0} for n in range(30)]
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as captured:
+        console.print(screen("Moving", operation(steps=steps), rows=5))
+    text = captured.get()
+    assert "25 steps before" in text
+    assert "step 29" in text
+    assert "step 24 " not in text
+    with console.capture() as captured:
+        console.print(screen("Moving", operation(steps=steps, outcome="succeeded"), rows=5))
+    assert "step 0 " in captured.get()
+
+
+def test_a_table_is_cut_to_a_screen_and_never_where_there_is_none():
+    rows = Rows(("NAME", "NOTE"), [("web-1", "x" * 200), ("db", "")])
+    pipe = io.StringIO()
+    rows.write(Console(file=pipe, width=40))
+    assert pipe.getvalue().splitlines()[1] == f"web-1  {'x' * 200}"
+    assert pipe.getvalue().splitlines()[2] == "db"
+    screen_ = io.StringIO()
+    rows.write(Console(file=screen_, width=40, force_terminal=True, no_color=True))
+    cut = screen_.getvalue().splitlines()[1]
+    assert cut.startswith("web-1  xxx")
+    assert cut.endswith("…")
 
 
 @pytest.mark.parametrize(

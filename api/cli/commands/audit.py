@@ -123,7 +123,7 @@ def verify_log(
         session.data(document)
         session.say(
             f"Verified: all {verified.entries} entries are as they were signed"
-            f" ({verified.checkpoints} checkpoints of {verified.origin})."
+            f" ({verified.checkpoints} checkpoint(s) of {verified.origin})."
         )
 
 

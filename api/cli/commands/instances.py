@@ -11,6 +11,7 @@ from api.cli.client import Doc
 from api.cli.commands.sites import NoWait
 from api.cli.failure import Stopped
 from api.cli.names import Found, find, split, workspace_names
+from api.cli.plans import kept_text
 from api.cli.session import (
     Facts,
     Form,
@@ -300,10 +301,7 @@ def _show(session: Session, found: Found) -> None:
         if e.exit_code != EXIT[NotFound]:
             raise
         place = {}
-    retained = [
-        f"{each['kind']} on {each['site']} ({units.size(each['size'])})"
-        for each in field(place, "status", "retained") or []
-    ]
+    retained = [kept_text(each) for each in field(place, "status", "retained") or []]
     newest = (instance["status"]["conditions"] or [{}])[0]
     shown = {
         "name": f"{found}",

@@ -12,7 +12,7 @@ from api.cli.commands.instances import INSTANCE, Name
 from api.cli.commands.sites import NoWait
 from api.cli.failure import Stopped
 from api.cli.names import Found, find, workspace_names
-from api.cli.plans import blocked, failed, moved_text, plan_text
+from api.cli.plans import blocked, failed, kept_text, moved_text, plan_text
 from api.cli.session import (
     Facts,
     Form,
@@ -147,9 +147,7 @@ def show(
             "plan": status.get("planDigest"),
             "downtime": _downtime(status),
             "problem": field(status, "problem", "message"),
-            "retained": "; ".join(
-                f"{each['kind']} on {each['site']}" for each in status.get("retained", [])
-            ),
+            "retained": "; ".join(kept_text(each) for each in status.get("retained", [])),
         }
         session.data(document, Facts(shown))
 
@@ -226,14 +224,14 @@ def finalize(
 ) -> None:
     with Session(ctx, form=output, workspace=workspace) as session:
         found = _found(session, which)
-        kept = [f"{e['kind']} on {e['site']}" for e in found.document["status"].get("retained", [])]
+        kept = [kept_text(each) for each in found.document["status"].get("retained", [])]
         what = ", ".join(kept) or "whatever is retained"
         if not session.agreed(f"Delete {what}? There is no way back then.", yes=yes):
             return
         answer = session.client.send("POST", f"{_path(session, found)}/finalize")
         if finish(session, answer, f"Finalizing {found}", wait=not no_wait) is not None:
             session.data(session.client.get(MOVE, found.name, found.workspace))
-            session.say(f"Finalized {found}: the old copy is gone.")
+            session.say(f"Finalized {found}: nothing of it is retained any more.")
 
 
 def _plan(session: Session, found: Found, called: str, spec: Mapping[str, object]) -> Doc:

@@ -9,7 +9,7 @@ from api.cli.client import Client, Doc
 from api.cli.failure import Stopped
 from api.cli.names import workspace_names
 from api.cli.session import Form, Output, Rows, Session, Workspace, command
-from api.cli.watch import check, follow, name_of, progress_line, reasons, step_line
+from api.cli.watch import check, follow, name_of, progress_line, reasons, running_copies, step_line
 from api.schemas.errors import EXIT
 from controlplane.domain.errors import Denied, Invalid, NotFound
 from controlplane.domain.kinds import Scope, facts
@@ -72,7 +72,7 @@ def show(
         session.say(
             f"  asked   by {operation['spec']['actor']}, request {operation['spec']['request']}"
         )
-        for copy in status.get("progress", []):
+        for copy in running_copies(operation):
             session.say(progress_line(copy, operation))
         if status.get("problem") or status.get("findings"):
             for line in reasons(operation)[:-1]:
