@@ -1,0 +1,1 @@
+"""The OpenStack provider: servers, volumes, images and networks of one project."""

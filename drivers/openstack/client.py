@@ -1,7 +1,6 @@
 """The one file that knows openstacksdk: log in, call with a timeout, name what went wrong."""
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
+import urllib3
 from keystoneauth1 import exceptions as keystone_errors
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity import v3
@@ -18,18 +18,15 @@ from openstack.connection import Connection
 from requests.adapters import HTTPAdapter
 
 from controlplane.domain.errors import (
-    Busy,
-    Conflict,
     Denied,
-    Exhausted,
     FedctlError,
-    Integrity,
     Invalid,
     NotFound,
     Unavailable,
     Unsupported,
 )
 from controlplane.domain.site import SiteAccess
+from drivers.openstack.meaning import meaning
 
 Payload = dict[str, Any]
 
@@ -38,11 +35,6 @@ COMPUTE: Final = ((2, 69), (2, 79))
 VOLUME: Final = ((3, 27), (3, 59))
 PAGE: Final = 500
 
-_OVER: Final = re.compile(
-    r"quota|OverQuota|LimitExceeded|No more IP addresses|storage media", re.IGNORECASE
-)
-_TASK: Final = re.compile(r"task_state|status transition|is in progress", re.IGNORECASE)
-_STATES: Final = re.compile(r"status must be|in-use|in use|is not active", re.IGNORECASE)
 _DETAIL: Final = 500
 
 
@@ -266,9 +258,10 @@ class Client:
                         " be read at random; ask its operator for another image store"
                     )
                 try:
-                    for block in response.iter_content(1 << 20):
+                    # Whatever has come at once: a larger piece would be lost with the connection.
+                    while block := response.raw.read1(1 << 20, decode_content=True):
                         part += block
-                except requests.RequestException:
+                except (urllib3.exceptions.HTTPError, OSError):
                     if not part:
                         raise
                 if not part:
@@ -337,6 +330,7 @@ class Client:
             keystone_errors.ClientException,
             sdk_errors.SDKException,
             requests.RequestException,
+            urllib3.exceptions.HTTPError,
             OSError,
         ) as e:
             raise Unavailable(
@@ -352,7 +346,7 @@ class Client:
 
     def _named(self, status: int, at: str, words: str, retry: str) -> FedctlError:
         """Our error for a refusal, with the provider's own words as its detail."""
-        kind, advice = _meaning(status, words, retry)
+        kind, advice = meaning(status, words, retry)
         if kind is Unavailable and retry:
             advice += f" in {retry} s"
         said = f" ({words[:120]})" if words and status < requests.codes.server_error else ""
@@ -363,31 +357,6 @@ class Client:
             if secret:
                 text = text.replace(secret, "(secret)")
         return text[:_DETAIL]
-
-
-def _meaning(status: int, words: str, retry: str) -> tuple[type[FedctlError], str]:
-    """What a status and its words mean for the caller, and the next move."""
-    if status in {400, 403, 409, 413} and _OVER.search(words):
-        return Exhausted, "free some quota or space, or choose another site"
-    if status == requests.codes.request_entity_too_large:
-        if retry not in {"", "0"}:
-            return Unavailable, "ask again"
-        return Exhausted, "free some space, or choose another site"
-    if status in {409, 400} and _TASK.search(words):
-        return Busy, "another task works on it; wait"
-    if status == 400 and _STATES.search(words):  # noqa: PLR2004  # cinder and nova answer so
-        return Conflict, "look at its state, then decide"
-    table: dict[int, tuple[type[FedctlError], str]] = {
-        400: (Invalid, "fix the wish"),
-        401: (Denied, "check the credentials"),
-        403: (Denied, "ask for the right, or use other credentials"),
-        404: (NotFound, "it is gone, or belongs to another project"),
-        406: (Unsupported, "the site speaks other versions"),
-        409: (Conflict, "look at its state, then decide"),
-        415: (Invalid, "the image is not what it claims to be"),
-        416: (Integrity, "it is shorter than it was said to be"),
-    }
-    return table.get(status, (Unavailable, "ask again"))
 
 
 def _dotted(version: Iterable[int]) -> str:

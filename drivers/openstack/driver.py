@@ -5,12 +5,12 @@ from controlplane.domain.fence import FenceLevel
 from controlplane.domain.instance import Firmware
 from controlplane.domain.site import CreateOrder, Limits
 from drivers.openstack.exports import Exports
+from drivers.openstack.fences import FencedServers
 from drivers.openstack.images import Images
 from drivers.openstack.networks import OwnNetworks
-from drivers.openstack.servers import Servers
 
 
-class OpenStackDriver(Servers, Exports, Images, OwnNetworks):
+class OpenStackDriver(FencedServers, Exports, Images, OwnNetworks):
     """One open connection to a project of an OpenStack site; the card names its settings."""
 
     limits = Limits(

@@ -231,7 +231,8 @@ class Exports(Disks, Images, DiskExport):
 
     def open_export(self, owner: OwnerTag) -> BlockReader:
         image = self._exported(owner)
-        what = f"export {owner.artefact} at site {self._client.site}"
+        export = f"export {owner.artefact}"
+        what = f"{export} at site {self._client.site}"
         if image is None or image["status"] != "active":
             raise Conflict(f"{what} is not ready: prepare it until it is")
         algorithm, digest = str(image.get("os_hash_algo")), image.get("os_hash_value")
@@ -243,7 +244,7 @@ class Exports(Disks, Images, DiskExport):
 
         def fetch(offset: int, length: int) -> bytes:
             try:
-                return self._client.download(path, offset, length, what=what)
+                return self._client.download(path, offset, length, what=export)
             except NotFound as e:
                 raise Unavailable(f"{what} was released: prepare and open it again") from e
 

@@ -464,7 +464,7 @@ def test_an_export_of_a_disk_of_an_instance_is_a_sound_qcow2(
     image = next(r for r in site.world.all("image") if r["name"].startswith("fedctl."))
     try:
         told = subprocess.run(
-            ["qemu-img", "check", site.glance.path(image["id"])], capture_output=True, check=False
+            ["qemu-img", "check", site.images.path(image["id"])], capture_output=True, check=False
         )
     except FileNotFoundError:
         pytest.skip("there is no qemu-img here")

@@ -1,17 +1,15 @@
 """What one may do to a server: power, lock, console, image."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drivers.simulators.openstack.cinder import Cinder
 from drivers.simulators.openstack.cloud import Cloud
-from drivers.simulators.openstack.glance import Glance
-from drivers.simulators.openstack.lives import PAUSED, RUNNING
+from drivers.simulators.openstack.image_store import ImageStore
+from drivers.simulators.openstack.lives import PAUSED, RUNNING, Lives
+from drivers.simulators.openstack.server_view import ServerView
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record
-
-if TYPE_CHECKING:
-    from drivers.simulators.openstack.servers import Servers
 
 
 def unlocked(server: Record, call: Call) -> None:
@@ -38,10 +36,12 @@ def in_state(server: Record, states: set[str], what: str) -> None:
 class Actions:
     """The actions of servers, by the name that a request gives."""
 
-    def __init__(self, cloud: Cloud, servers: "Servers", cinder: Cinder, glance: Glance) -> None:
+    def __init__(
+        self, cloud: Cloud, view: ServerView, lives: Lives, cinder: Cinder, images: ImageStore
+    ) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._servers, self._cinder, self._glance = servers, cinder, glance
+        self._view, self._lives, self._cinder, self._images = view, lives, cinder, images
         self._acts = {
             "os-stop": self._stop,
             "os-start": self._start,
@@ -58,7 +58,7 @@ class Actions:
         routes.add("POST", root + "/{ident}/action", self._action)
 
     def _action(self, call: Call, ident: str) -> Reply:
-        server = self._servers.server(call, ident)
+        server = self._view.server(call, ident)
         wish = call.json()
         name, args = next(iter(wish.items()), ("", None))
         if server["task_state"] == "scheduling" and name != "os-getConsoleOutput":
@@ -74,14 +74,14 @@ class Actions:
     def _stop(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call, args
         in_state(server, {"active", "error"}, "stop")
-        self._servers.lives.set(server["id"], task_state="powering-off")
+        self._lives.set(server["id"], task_state="powering-off")
         self._world.later(0, "server.stop", ident=server["id"])
         return Reply(status=202)
 
     def _start(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call, args
         in_state(server, {"stopped"}, "start")
-        self._servers.lives.set(server["id"], task_state="powering-on")
+        self._lives.set(server["id"], task_state="powering-on")
         self._cloud.step("server.start", ident=server["id"])
         return Reply(status=202)
 
@@ -89,7 +89,7 @@ class Actions:
         del call
         hard = args.get("type") == "HARD"
         in_state(server, {"active", *(("stopped", "error") if hard else ())}, "reboot")
-        self._servers.lives.set(server["id"], task_state="rebooting_hard" if hard else "rebooting")
+        self._lives.set(server["id"], task_state="rebooting_hard" if hard else "rebooting")
         self._cloud.step("server.reboot", ident=server["id"], hard=hard)
         return Reply(status=202)
 
@@ -97,14 +97,14 @@ class Actions:
         del call, args
         in_state(server, {"active"}, "pause")
         self._cloud.guests.pause(server["id"])
-        self._servers.lives.set(server["id"], status="PAUSED", vm_state="paused", power_state=3)
+        self._lives.set(server["id"], status="PAUSED", vm_state="paused", power_state=3)
         return Reply(status=202)
 
     def _unpause(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call, args
         in_state(server, {"paused"}, "unpause")
         self._cloud.guests.resume(server["id"])
-        self._servers.lives.set(server["id"], status="ACTIVE", vm_state="active", power_state=1)
+        self._lives.set(server["id"], status="ACTIVE", vm_state="active", power_state=1)
         return Reply(status=202)
 
     def _lock(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
@@ -113,19 +113,19 @@ class Actions:
             raise Refusal(
                 400, "Additional properties are not allowed ('locked_reason' was unexpected)"
             )
-        self._servers.lives.set(server["id"], locked=True, locked_reason=reason)
+        self._lives.set(server["id"], locked=True, locked_reason=reason)
         return Reply(status=202)
 
     def _unlock(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call, args
-        self._servers.lives.set(server["id"], locked=False, locked_reason=None)
+        self._lives.set(server["id"], locked=False, locked_reason=None)
         return Reply(status=202)
 
     def _console(self, call: Call, server: Record, args: dict[str, Any]) -> Reply:
         del call
         if server["power_state"] not in {RUNNING, PAUSED}:
             raise Refusal(404, "Guest does not have a console available.")
-        lines = self._servers.lives.console(server["id"]).splitlines(keepends=True)
+        lines = self._lives.console(server["id"]).splitlines(keepends=True)
         length = args.get("length")
         if length is not None:
             lines = lines[-int(length) :] if int(length) else []
@@ -135,14 +135,14 @@ class Actions:
         in_state(server, {"active", "stopped", "paused"}, "createImage")
         extra = {"image_type": "snapshot", **(args.get("metadata") or {})}
         if not server["volumes"]:
-            image = self._glance.add(
+            image = self._images.add(
                 call.project,
                 args["name"],
                 disk_format="qcow2",
                 container_format="bare",
                 extra=extra,
             )
-            self._servers.lives.set(server["id"], task_state="image_snapshot")
+            self._lives.set(server["id"], task_state="image_snapshot")
             self._cloud.step("server.image", ident=server["id"], image=image["id"])
         else:
             image = self._volume_backed_image(call, server, args["name"], extra)
@@ -185,7 +185,7 @@ class Actions:
             "root_device_name": "/dev/vda",
             "block_device_mapping": json.dumps(mapping),
         }
-        return self._glance.add(
+        return self._images.add(
             call.project,
             name,
             status="active",

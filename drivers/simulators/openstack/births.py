@@ -1,18 +1,16 @@
 """How a server comes to be: what compute asks of a wish, and what it makes of one it accepts."""
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drivers.simulators.openstack.cinder import Cinder
 from drivers.simulators.openstack.cloud import Cloud, mine
 from drivers.simulators.openstack.lives import NOSTATE, hostname
 from drivers.simulators.openstack.neutron import Neutron
 from drivers.simulators.openstack.nova import Nova
+from drivers.simulators.openstack.server_view import ServerView
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record, stamp
-
-if TYPE_CHECKING:
-    from drivers.simulators.openstack.servers import Servers
 
 
 def _boot_order(mapping: dict[str, Any]) -> int:
@@ -25,11 +23,11 @@ class Births:
     """The making of servers."""
 
     def __init__(
-        self, cloud: Cloud, servers: "Servers", nova: Nova, cinder: Cinder, neutron: Neutron
+        self, cloud: Cloud, view: ServerView, nova: Nova, cinder: Cinder, neutron: Neutron
     ) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._servers, self._nova, self._cinder, self._neutron = servers, nova, cinder, neutron
+        self._view, self._nova, self._cinder, self._neutron = view, nova, cinder, neutron
 
     def add_routes(self, routes: Routes, root: str) -> None:
         routes.add("POST", root, self._create)
@@ -105,7 +103,7 @@ class Births:
             }
             self._world.put("server", server)
         self._cloud.step("server.schedule", ident=ident)
-        shown = self._servers.shown(server, call)
+        shown = self._view.shown(server, call)
         body = {key: shown[key] for key in ("id", "links", "OS-DCF:diskConfig")}
         body["security_groups"] = [{"name": "default"}]
         body["adminPass"] = secrets.token_urlsafe(9)

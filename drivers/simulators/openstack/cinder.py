@@ -1,19 +1,16 @@
 """Block storage v3: volumes and snapshots, their actions, metadata, quotas, and attachments."""
 
-import ast
-import json
 from typing import Any
 
 from drivers.simulators.openstack.cloud import (
     Cloud,
-    found,
     mine,
     negotiated,
-    page,
     set_quota,
     version_of,
 )
-from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.image_store import ImageStore
+from drivers.simulators.openstack.ledger import TYPES, Ledger
 from drivers.simulators.openstack.snapshots import Snapshots
 from drivers.simulators.openstack.volume_actions import VolumeActions
 from drivers.simulators.openstack.volumes import Volumes
@@ -22,22 +19,19 @@ from drivers.simulators.openstack.world import Record, stamp
 
 LOW, HIGH = (3, 0), (3, 71)
 FREE = {"available", "error", "error_restoring", "error_extending", "error_managing"}
-TYPES = {
-    "nfs": "c8f8e7d2-3f0e-4a42-9d4e-7a2a4f1d9b01",
-    "__DEFAULT__": "c8f8e7d2-3f0e-4a42-9d4e-7a2a4f1d9b02",
-}
 
 
 class Cinder:
     """The block storage service."""
 
-    def __init__(self, cloud: Cloud, glance: Glance) -> None:
+    def __init__(self, cloud: Cloud, images: ImageStore) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._glance = glance
-        self.volumes = Volumes(cloud, glance)
-        self.snapshots = Snapshots(cloud, self)
-        self.actions = VolumeActions(cloud, self, glance)
+        self._images = images
+        self._ledger = Ledger(cloud)
+        self.volumes = Volumes(cloud, images)
+        self.snapshots = Snapshots(cloud, self._ledger)
+        self.actions = VolumeActions(cloud, self._ledger, self.volumes, images)
         self.routes = Routes()
         add = self.routes.add
         add("GET", "/volume", self._versions)
@@ -77,9 +71,6 @@ class Cinder:
             }
         call.version = negotiated(asked, LOW, HIGH)
 
-    def volume(self, call: Call, ident: str) -> Record:
-        return found(self._world.get("volume", ident), f"Volume {ident} could not be found.", call)
-
     # versions, types, limits
 
     def _describe(self, call: Call) -> dict[str, Any]:
@@ -106,62 +97,18 @@ class Cinder:
 
     def _types(self, call: Call, project_id: str = "") -> Reply:
         del call, project_id
-        return Reply(status=200, body={"volume_types": [self.typed(n) for n in TYPES]})
+        return Reply(status=200, body={"volume_types": [self._ledger.typed(n) for n in TYPES]})
 
     def _type(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del call, project_id
         name = next((n for n, i in TYPES.items() if ident in {n, i, "default"}), None)
         if name is None:
             raise Refusal(404, f"Volume type {ident} could not be found.")
-        return Reply(status=200, body={"volume_type": self.typed(name)})
-
-    @staticmethod
-    def typed(name: str) -> dict[str, Any]:
-        return {
-            "id": TYPES[name],
-            "name": name,
-            "is_public": True,
-            "description": None,
-            "extra_specs": {},
-            "qos_specs_id": None,
-            "os-volume-type-access:is_public": True,
-        }
-
-    def used(self, project: str) -> dict[str, int]:
-        volumes = list(self._world.where("volume", project_id=project))
-        snapshots = list(self._world.where("snapshot", project_id=project))
-        sizes = sum(r["size"] for r in volumes) + sum(r["size"] for r in snapshots)
-        return {"volumes": len(volumes), "snapshots": len(snapshots), "gigabytes": sizes}
-
-    def reserve(self, call: Call, what: str, size: int) -> None:
-        """Refuse as cinder does, with 413, when a quota would be passed."""
-        quota, used = self._cloud.knobs.quota, self.used(call.project)
-        kind = "VolumeLimitExceeded" if what == "volumes" else "SnapshotLimitExceeded"
-        message = ""
-        if 0 <= quota["per_volume_gigabytes"] < size:
-            raise Refusal(
-                413,
-                f"VolumeSizeExceedsLimit: Requested volume size {size}G is larger than maximum"
-                f" allowed limit {quota['per_volume_gigabytes']}G.",
-                headers={"Retry-After": "0"},
-            )
-        if 0 <= quota[what] <= used[what]:
-            message = (
-                f"{kind}: Maximum number of {what} allowed ({quota[what]})"
-                f" exceeded for quota '{what}'."
-            )
-        elif 0 <= quota["gigabytes"] < used["gigabytes"] + size:
-            message = (
-                "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed"
-                f" gigabytes quota. Requested {size}G, quota is {quota['gigabytes']}G and"
-                f" {used['gigabytes']}G has been consumed."
-            )
-        if message:
-            raise Refusal(413, message, headers={"Retry-After": "0"})
+        return Reply(status=200, body={"volume_type": self._ledger.typed(name)})
 
     def _quota(self, call: Call, whose: str, project_id: str = "") -> Reply:
         del project_id
-        quota, used = self._cloud.knobs.quota, self.used(call.project)
+        quota, used = self._cloud.knobs.quota, self._ledger.used(call.project)
         names = ("volumes", "snapshots", "gigabytes", "per_volume_gigabytes")
         shown: dict[str, Any] = {name: quota[name] for name in names}
         if call.one("usage") in {"True", "true", "1"}:
@@ -177,7 +124,7 @@ class Cinder:
 
     def _limits(self, call: Call, project_id: str = "") -> Reply:
         del project_id
-        quota, used = self._cloud.knobs.quota, self.used(call.project)
+        quota, used = self._cloud.knobs.quota, self._ledger.used(call.project)
         absolute = {
             "maxTotalVolumes": quota["volumes"],
             "maxTotalSnapshots": quota["snapshots"],
@@ -212,43 +159,23 @@ class Cinder:
             shown.pop("cluster_name", None)
         return shown
 
-    def _chosen(self, call: Call, kind: str) -> list[Record]:
-        records = sorted(
-            mine(self._world.all(kind), call), key=lambda r: (r["created_at"], r["id"])
-        )[::-1]
-        for key in ("name", "status", "volume_id", "bootable"):
-            if (value := call.one(key)) is not None:
-                records = [r for r in records if r.get(key) == value]
-        if (text := call.one("metadata")) is not None:
-            try:
-                wanted = json.loads(text)
-            except ValueError:
-                wanted = ast.literal_eval(text)
-            records = [r for r in records if wanted.items() <= r["metadata"].items()]
-        return records
-
-    def paged(self, call: Call, kind: str, path: str) -> tuple[list[Record], dict[str, Any]]:
-        refuse = lambda text: Refusal(400, text)  # noqa: E731  # one word for one case
-        most = self._cloud.knobs.max_page
-        records, following = page(self._chosen(call, kind), call, call.base + path, most, refuse)
-        links = [{"rel": "next", "href": following}] if following else []
-        return records, {f"{kind}s_links": links} if links else {}
-
     def _detail(self, call: Call, project_id: str = "") -> Reply:
         del project_id
-        records, links = self.paged(call, "volume", call.path)
+        records, links = self._ledger.paged(call, "volume", call.path)
         return Reply(status=200, body={"volumes": [self.shown(r, call) for r in records], **links})
 
     def _list(self, call: Call, project_id: str = "") -> Reply:
         del project_id
-        records, links = self.paged(call, "volume", call.path)
+        records, links = self._ledger.paged(call, "volume", call.path)
         full = (self.shown(r, call) for r in records)
         brief = [{key: r[key] for key in ("id", "name", "links")} for r in full]
         return Reply(status=200, body={"volumes": brief, **links})
 
     def _show(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del project_id
-        return Reply(status=200, body={"volume": self.shown(self.volume(call, ident), call)})
+        return Reply(
+            status=200, body={"volume": self.shown(self._ledger.volume(call, ident), call)}
+        )
 
     def _create(self, call: Call, project_id: str = "") -> Reply:
         del project_id
@@ -264,7 +191,7 @@ class Cinder:
                     "Invalid snapshot: Originating snapshot status must be one of available values",
                 )
         elif source:
-            origin = self.volume(call, source)
+            origin = self._ledger.volume(call, source)
         size = size or (origin and origin["size"])
         if not isinstance(size, int | str) or not str(size).isdecimal() or int(size) < 1:
             raise Refusal(
@@ -284,7 +211,7 @@ class Cinder:
             raise Refusal(404, f"Volume type with name {kind} could not be found.")
         if any(len(str(v)) > 255 for v in (wish.get("metadata") or {}).values()):
             raise Refusal(400, "Invalid input: metadata values have at most 255 characters")
-        self.reserve(call, "volumes", int(size))
+        self._ledger.reserve(call, "volumes", int(size))
         now = stamp(micro=True)
         properties = dict(image["extra"]) if image else {}
         record: Record = {
@@ -363,7 +290,7 @@ class Cinder:
 
     def _rename(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del project_id
-        self.volume(call, ident)
+        self._ledger.volume(call, ident)
         wish = call.json().get("volume", {})
         kept = {k: wish[k] for k in ("name", "description", "metadata") if k in wish}
         self.volumes.touch(ident, **kept)
@@ -371,7 +298,7 @@ class Cinder:
 
     def _delete(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del project_id
-        record = self.volume(call, ident)
+        record = self._ledger.volume(call, ident)
         if record["status"] == "creating" and not record["host"]:  # no host has it yet
             self._world.drop("volume", ident)
             return Reply(status=202)
@@ -415,7 +342,7 @@ class Cinder:
 
     def _described(self, call: Call, kind: str, ident: str) -> tuple[str, Record]:
         if kind == "volumes":
-            return "volume", self.volume(call, ident)
+            return "volume", self._ledger.volume(call, ident)
         if kind == "snapshots":
             return "snapshot", self.snapshots.one(call, ident)
         raise Refusal(404, "The resource could not be found.")

@@ -1,14 +1,11 @@
 """Images v2: records with free properties, real bytes with digests, and Range on the way out."""
 
-import hashlib
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from drivers.simulators.faults import Direction
-from drivers.simulators.openstack import inspection, qcow2
-from drivers.simulators.openstack.cloud import Cloud, found, mine, page
+from drivers.simulators.openstack.cloud import Cloud, mine, page
+from drivers.simulators.openstack.image_store import ImageStore
 from drivers.simulators.openstack.imports import Imports
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record, stamp
@@ -22,17 +19,14 @@ BASE = (
 FORMATS = {"raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi", "iso", "ploop", "ami", "ari", "aki"}
 
 
-def missing(ident: str) -> str:
-    return f"Failed to find image {ident}"
-
-
 class Glance:
     """The image service."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, store: ImageStore) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self.imports = Imports(cloud, self)
+        self._store = store
+        self.imports = Imports(cloud, store)
         self.routes = Routes()
         add = self.routes.add
         add("GET", "/image", self._versions)
@@ -53,90 +47,6 @@ class Glance:
         add("GET", "/image/v2/info/stores", self._stores)
         self._world.action("image.delete", self._gone)
 
-    # what other services use
-
-    def path(self, ident: str) -> Path:
-        return self._world.folder_of("images") / ident
-
-    def add(self, project: str, name: str, **fields: Any) -> Record:
-        """A new image record, queued."""
-        now = stamp() + "Z"
-        record: Record = {
-            "id": fields.pop("ident", None) or self._world.new_id(),
-            "project_id": project,
-            "name": name,
-            "status": "queued",
-            "visibility": "shared",
-            "protected": False,
-            "os_hidden": False,
-            "checksum": None,
-            "size": None,
-            "virtual_size": None,
-            "container_format": None,
-            "disk_format": None,
-            "min_disk": 0,
-            "min_ram": 0,
-            "tags": [],
-            "os_hash_algo": None,
-            "os_hash_value": None,
-            "created_at": now,
-            "updated_at": now,
-            "extra": {},
-        }
-        return self._world.put("image", {**record, **fields})
-
-    def activate(self, record: Record) -> None:
-        """Digest the bytes that are there now and let the image be used; Refusal when they lie."""
-        path = self.path(record["id"])
-        sha, size = hashlib.sha512(), 0
-        with path.open("rb") as file:
-            head = file.read(512)
-            file.seek(0)
-            while block := file.read(1 << 20):
-                if self._cloud.stopped():
-                    raise InterruptedError
-                sha.update(block)
-                size += len(block)
-        virtual = qcow2.virtual_size(head) if record["disk_format"] == "qcow2" else size
-        self._world.update(
-            "image",
-            record["id"],
-            os_hash_algo="sha512",
-            os_hash_value=sha.hexdigest(),
-            updated_at=stamp() + "Z",
-            extra={**record["extra"], "stores": "fast"},
-        )
-        if virtual is None:
-            raise Refusal(
-                415, "Image disk_format qcow2 does not match stream data: the payload is raw"
-            )
-        if record["disk_format"] == "raw" and inspection.unsafe(head):
-            raise Refusal(415, "Image failed safety checks")
-        self._world.update(
-            "image",
-            record["id"],
-            status="active",
-            size=size,
-            virtual_size=virtual,
-        )
-
-    def image(self, ident: str, call: Call) -> Record:
-        return found(self._world.get("image", ident), missing(ident), call)
-
-    def receive(self, record: Record, blocks: Iterable[bytes], direction: Direction) -> None:
-        """Write arriving bytes to the image's file."""
-        if self._cloud.faults.disk_full:
-            raise Refusal(413, "Image storage media is full: There is not enough disk space")
-        at = 0
-        with self.path(record["id"]).open("wb") as file:
-            for block in blocks:
-                data = self._cloud.faults.passed(direction, at, block)
-                if not qcow2.is_zero(data):
-                    file.seek(at)
-                    file.write(data)
-                at += len(data)
-            file.truncate(at)
-
     # endpoints
 
     def _versions(self, call: Call) -> Reply:
@@ -150,19 +60,6 @@ class Glance:
         ]
         return Reply(status=300, body={"versions": versions})
 
-    def shown(self, record: Record) -> dict[str, Any]:
-        hidden = {"project_id", "extra", "shared"}
-        shown = {key: value for key, value in record.items() if key not in hidden}
-        ident = record["id"]
-        return {
-            **shown,
-            **record["extra"],
-            "owner": record["project_id"],
-            "self": f"/v2/images/{ident}",
-            "file": f"/v2/images/{ident}/file",
-            "schema": "/v2/schemas/image",
-        }
-
     def _list(self, call: Call) -> Reply:
         images = sorted(
             mine(self._world.all("image"), call), key=lambda r: (r["created_at"], r["id"])
@@ -172,7 +69,7 @@ class Glance:
         wanted = {k: v for k, v in call.query if k not in skip}
         chosen = []
         for record in images:
-            shown = self.shown(record)
+            shown = self._store.shown(record)
             if all(self._matches(shown, k, v) for k, v in wanted.items()) and set(tags) <= set(
                 record["tags"]
             ):
@@ -182,7 +79,7 @@ class Glance:
             call.query.append(("limit", "25"))  # glance's limit_param_default
         records, following = page(chosen, call, "/v2/images", self._cloud.knobs.max_page, refuse)
         body = {
-            "images": [self.shown(r) for r in records],
+            "images": [self._store.shown(r) for r in records],
             "first": "/v2/images",
             "schema": "/v2/schemas/images",
         }
@@ -215,20 +112,20 @@ class Glance:
         if readonly := set(fields) & {"status", "size", "checksum", "owner", "created_at", "self"}:
             raise Refusal(403, f"Attribute '{min(readonly)}' is read-only.")
         name = wish.pop("name", None)
-        record = self.add(call.project, name, ident=ident, extra=wish, **fields)
+        record = self._store.add(call.project, name, ident=ident, extra=wish, **fields)
         headers = {
             "Location": f"{call.base}/image/v2/images/{record['id']}",
             "OpenStack-image-import-methods": (
                 "glance-direct,web-download,glance-download,copy-image"
             ),
         }
-        return Reply(status=201, body=self.shown(record), headers=headers)
+        return Reply(status=201, body=self._store.shown(record), headers=headers)
 
     def _show(self, call: Call, ident: str) -> Reply:
-        return Reply(status=200, body=self.shown(self.image(ident, call)))
+        return Reply(status=200, body=self._store.shown(self._store.image(ident, call)))
 
     def _patch(self, call: Call, ident: str) -> Reply:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if "openstack-images-v2" not in call.headers.get("Content-Type", ""):
             raise Refusal(415, "Unsupported Content-Type")
         extra, fields = dict(record["extra"]), dict[str, Any]()
@@ -247,10 +144,10 @@ class Glance:
             else:
                 extra[key] = change["value"]
         self._world.update("image", ident, extra=extra, updated_at=stamp() + "Z", **fields)
-        return Reply(status=200, body=self.shown(self.image(ident, call)))
+        return Reply(status=200, body=self._store.shown(self._store.image(ident, call)))
 
     def _delete(self, call: Call, ident: str) -> Reply:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if record["protected"]:
             raise Refusal(403, f"Image {ident} is protected and cannot be deleted.")
         if record.get("in_use"):
@@ -261,17 +158,17 @@ class Glance:
     def _gone(self, ident: str) -> None:
         self._world.drop("image", ident)
         self._world.put("deleted-image", {"id": ident})  # an id is given once for all time
-        self.path(ident).unlink(missing_ok=True)
+        self._store.path(ident).unlink(missing_ok=True)
 
     def _upload(self, call: Call, ident: str) -> Reply:
         record = self._receivable(call, ident)
         self._world.update("image", ident, status="saving")
         try:
-            self.receive(record, call.body.blocks(), Direction.IN)
-            self.activate(record)
+            self._store.receive(record, call.body.blocks(), Direction.IN)
+            self._store.activate(record)
         except (ConnectionError, TimeoutError):
             self._world.update("image", ident, status="queued")
-            self.path(ident).unlink(missing_ok=True)
+            self._store.path(ident).unlink(missing_ok=True)
             raise
         except Refusal:
             self._world.update("image", ident, status="queued")
@@ -280,12 +177,12 @@ class Glance:
 
     def _stage(self, call: Call, ident: str) -> Reply:
         record = self._receivable(call, ident)
-        self.receive(record, call.body.blocks(), Direction.IN)
+        self._store.receive(record, call.body.blocks(), Direction.IN)
         self._world.update("image", ident, status="uploading")
         return Reply(status=204)
 
     def _receivable(self, call: Call, ident: str) -> Record:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if call.headers.get("Content-Type") != "application/octet-stream":
             raise Refusal(415, "Unsupported Content-Type")
         if record["status"] != "queued":
@@ -299,7 +196,7 @@ class Glance:
         return record
 
     def _download(self, call: Call, ident: str) -> Reply:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if record["status"] == "queued":
             return Reply(status=204)
         if record["status"] != "active":
@@ -324,7 +221,7 @@ class Glance:
         return Reply(
             status=status,
             headers=headers,
-            file=self.path(ident) if size else None,
+            file=self._store.path(ident) if size else None,
             body=None if size else b"",
             start=start,
             length=end - start,
@@ -342,13 +239,13 @@ class Glance:
         return bool(left)
 
     def _tag(self, call: Call, ident: str, tag: str) -> Reply:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if tag not in record["tags"]:
             self._world.update("image", ident, tags=[*record["tags"], tag])
         return Reply(status=204)
 
     def _untag(self, call: Call, ident: str, tag: str) -> Reply:
-        record = self.image(ident, call)
+        record = self._store.image(ident, call)
         if tag not in record["tags"]:
             raise Refusal(404, f"Failed to find tag {tag}")
         self._world.update("image", ident, tags=[t for t in record["tags"] if t != tag])

@@ -2,18 +2,16 @@
 
 import http.client
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from drivers.simulators.faults import Direction
 from drivers.simulators.openstack.cloud import Cloud
+from drivers.simulators.openstack.image_store import ImageStore
 from drivers.simulators.openstack.wire import Call, Refusal, Reply
 from drivers.simulators.openstack.world import Record, stamp
-
-if TYPE_CHECKING:
-    from drivers.simulators.openstack.glance import Glance
 
 METHODS = ("glance-direct", "web-download", "glance-download", "copy-image")
 
@@ -21,9 +19,9 @@ METHODS = ("glance-direct", "web-download", "glance-download", "copy-image")
 class Imports:
     """The import tasks of the image service."""
 
-    def __init__(self, cloud: Cloud, glance: "Glance") -> None:
+    def __init__(self, cloud: Cloud, store: ImageStore) -> None:
         self._cloud = cloud
-        self._glance = glance
+        self._store = store
         cloud.world.action("image.import", self._run)
 
     def info(self, call: Call) -> Reply:
@@ -38,7 +36,7 @@ class Imports:
         return Reply(status=200, body=described)
 
     def start(self, call: Call, ident: str) -> Reply:
-        record = self._glance.image(ident, call)
+        record = self._store.image(ident, call)
         wish = call.json()
         method = wish.get("method", {}).get("name")
         if method not in METHODS:
@@ -80,7 +78,7 @@ class Imports:
         return Reply(status=202, body=b"")
 
     def tasks(self, call: Call, ident: str) -> Reply:
-        self._glance.image(ident, call)
+        self._store.image(ident, call)
         records = list(self._cloud.world.where("image-task", image_id=ident))
         return Reply(status=200, body={"tasks": records})
 
@@ -118,12 +116,12 @@ class Imports:
         if self._cloud.import_faults:
             raise Refusal(500, self._cloud.import_faults.pop(0))
         if uri:
-            self._glance.receive(record, self._fetch(uri), Direction.IN)
-        self._glance.activate(record)
+            self._store.receive(record, self._fetch(uri), Direction.IN)
+        self._store.activate(record)
 
     def _fail(self, ident: str, task: str, why: str) -> None:
         self._cloud.world.update("image", ident, status="queued")
-        self._glance.path(ident).unlink(missing_ok=True)
+        self._store.path(ident).unlink(missing_ok=True)
         self._settle(ident, "fast")
         self._cloud.world.update("image-task", task, status="failure", message=why)
 

@@ -10,7 +10,7 @@ from typing import Any
 from drivers.simulators.guest import Disk, Nic
 from drivers.simulators.openstack import qcow2
 from drivers.simulators.openstack.cloud import GIB, Cloud
-from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.image_store import ImageStore
 from drivers.simulators.openstack.neutron import Neutron
 from drivers.simulators.openstack.volumes import Volumes
 from drivers.simulators.openstack.world import Record, stamp
@@ -21,10 +21,12 @@ RUNNING, PAUSED, SHUTDOWN, NOSTATE = 1, 3, 4, 0
 class Lives:
     """The asynchronous half of nova."""
 
-    def __init__(self, cloud: Cloud, glance: Glance, volumes: Volumes, neutron: Neutron) -> None:
+    def __init__(
+        self, cloud: Cloud, images: ImageStore, volumes: Volumes, neutron: Neutron
+    ) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._glance = glance
+        self._images = images
         self._volumes = volumes
         self._neutron = neutron
         self._printed: dict[str, str] = {}
@@ -139,7 +141,7 @@ class Lives:
         assert target is not None  # noqa: S101  # a server has a place for its disk
         if image is None:
             raise ValueError("Image could not be found")
-        source, size = self._glance.path(image["id"]), server["flavor"]["disk"] * GIB
+        source, size = self._images.path(image["id"]), server["flavor"]["disk"] * GIB
         if image["disk_format"] == "qcow2":
             qcow2.to_raw(source, target, size, self._cloud.stopped)
         else:
@@ -309,8 +311,8 @@ class Lives:
             return
         source = self.path(server)
         assert source is not None  # noqa: S101  # a server has a place for its disk
-        qcow2.from_raw(source, self._glance.path(image), self._cloud.stopped)
-        self._glance.activate(record)
+        qcow2.from_raw(source, self._images.path(image), self._cloud.stopped)
+        self._images.activate(record)
         self.set(ident, task_state=None)
 
     @contextmanager

@@ -23,6 +23,7 @@ from drivers.simulators.guest import Guests
 from drivers.simulators.openstack.cinder import Cinder
 from drivers.simulators.openstack.cloud import Cloud, Knobs
 from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.image_store import ImageStore
 from drivers.simulators.openstack.keystone import Keystone
 from drivers.simulators.openstack.neutron import Neutron
 from drivers.simulators.openstack.nova import Nova
@@ -107,11 +108,12 @@ class OpenStackSim:
             knobs=self.knobs,
         )
         self.keystone = Keystone(self._cloud)
-        self.glance = Glance(self._cloud)
-        self.cinder = Cinder(self._cloud, self.glance)
+        self.images = ImageStore(self._cloud)
+        self.glance = Glance(self._cloud, self.images)
+        self.cinder = Cinder(self._cloud, self.images)
         self.neutron = Neutron(self._cloud)
         self.nova = Nova(self._cloud)
-        self.servers = Servers(self._cloud, self.nova, self.cinder, self.glance, self.neutron)
+        self.servers = Servers(self._cloud, self.nova, self.cinder, self.images, self.neutron)
         self.cinder.volumes.freeze = self.servers.lives.frozen
         self.neutron.seed(self.keystone.account["project"]["id"], network, cidr)
         self.faults.watch(lambda down: self._down() if down else self._up())

@@ -1,22 +1,20 @@
 """Volume snapshots: frozen copies that volumes can be made from."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drivers.simulators.openstack.cloud import Cloud, found
+from drivers.simulators.openstack.ledger import Ledger
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record, stamp
-
-if TYPE_CHECKING:
-    from drivers.simulators.openstack.cinder import Cinder
 
 
 class Snapshots:
     """The snapshots of one cloud."""
 
-    def __init__(self, cloud: Cloud, cinder: "Cinder") -> None:
+    def __init__(self, cloud: Cloud, ledger: Ledger) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._cinder = cinder
+        self._ledger = ledger
 
     def add_routes(self, routes: Routes, root: str) -> None:
         routes.add("GET", f"{root}/snapshots/detail", self._list)
@@ -39,7 +37,7 @@ class Snapshots:
 
     def _list(self, call: Call, project_id: str = "") -> Reply:
         del project_id
-        records, links = self._cinder.paged(call, "snapshot", call.path)
+        records, links = self._ledger.paged(call, "snapshot", call.path)
         return Reply(status=200, body={"snapshots": [self._shown(r) for r in records], **links})
 
     def _show(self, call: Call, ident: str, project_id: str = "") -> Reply:
@@ -49,7 +47,7 @@ class Snapshots:
     def _create(self, call: Call, project_id: str = "") -> Reply:
         del project_id
         wish = call.json().get("snapshot", {})
-        volume = self._cinder.volume(call, wish.get("volume_id", ""))
+        volume = self._ledger.volume(call, wish.get("volume_id", ""))
         force = str(wish.get("force", False)).lower() == "true" or call.version >= (3, 66)
         if volume["status"] not in ({"available", "in-use"} if force else {"available"}):
             raise Refusal(
@@ -65,7 +63,7 @@ class Snapshots:
         self, call: Call, volume: Record, name: str | None, metadata: dict[str, str]
     ) -> Record:
         """A new snapshot of the volume, filled in the next step."""
-        self._cinder.reserve(call, "snapshots", volume["size"])
+        self._ledger.reserve(call, "snapshots", volume["size"])
         now = stamp(micro=True)
         record: Record = {
             "id": self._world.new_id(),

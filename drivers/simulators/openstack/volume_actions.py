@@ -1,14 +1,13 @@
 """What one may do to a volume: grow it, upload it, describe it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drivers.simulators.openstack.cloud import Cloud
-from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.image_store import ImageStore
+from drivers.simulators.openstack.ledger import Ledger
+from drivers.simulators.openstack.volumes import Volumes
 from drivers.simulators.openstack.wire import Call, Refusal, Reply, Routes
 from drivers.simulators.openstack.world import Record
-
-if TYPE_CHECKING:
-    from drivers.simulators.openstack.cinder import Cinder
 
 # What a volume remembers of its image; all else becomes a property of an image made from it.
 CORE = {
@@ -20,17 +19,17 @@ CORE = {
 class VolumeActions:
     """The actions of volumes, by the name that a request gives."""
 
-    def __init__(self, cloud: Cloud, cinder: "Cinder", glance: Glance) -> None:
+    def __init__(self, cloud: Cloud, ledger: Ledger, volumes: Volumes, images: ImageStore) -> None:
         self._cloud = cloud
-        self._cinder = cinder
-        self._glance = glance
+        self._ledger, self._volumes = ledger, volumes
+        self._images = images
 
     def add_routes(self, routes: Routes, root: str) -> None:
         routes.add("POST", f"{root}/volumes/{{ident}}/action", self._action)
 
     def _action(self, call: Call, ident: str, project_id: str = "") -> Reply:
         del project_id
-        record = self._cinder.volume(call, ident)
+        record = self._ledger.volume(call, ident)
         wish = call.json()
         name = next(iter(wish), "")
         args: dict[str, Any] = wish.get(name) or {}
@@ -40,14 +39,14 @@ class VolumeActions:
             return self._to_image(call, record, args)
         if name == "os-set_image_metadata":
             record["image_metadata"].update(args["metadata"])
-            self._cinder.volumes.touch(ident)
+            self._volumes.touch(ident)
             return Reply(status=200, body={"metadata": record["image_metadata"]})
         if name == "os-unset_image_metadata":
             record["image_metadata"].pop(args["key"], None)
-            self._cinder.volumes.touch(ident)
+            self._volumes.touch(ident)
             return Reply(status=200)
         if name == "os-set_bootable":
-            self._cinder.volumes.touch(ident, bootable=str(bool(args["bootable"])).lower())
+            self._volumes.touch(ident, bootable=str(bool(args["bootable"])).lower())
             return Reply(status=200)
         if name == "os-reset_status":
             if not call.admin:
@@ -57,7 +56,7 @@ class VolumeActions:
                     " volume_extension:volume_admin_actions:reset_status to be"
                     " performed.",
                 )
-            self._cinder.volumes.touch(ident, status=args["status"])
+            self._volumes.touch(ident, status=args["status"])
             return Reply(status=202)
         raise Refusal(400, f"There is no such action: {name}")
 
@@ -79,7 +78,7 @@ class VolumeActions:
                 f" {size}).",
             )
         grown = size - record["size"]
-        quota, used = self._cloud.knobs.quota, self._cinder.used(call.project)
+        quota, used = self._cloud.knobs.quota, self._ledger.used(call.project)
         if 0 <= quota["gigabytes"] < used["gigabytes"] + grown:
             raise Refusal(
                 413,
@@ -88,7 +87,7 @@ class VolumeActions:
                 headers={"Retry-After": "0"},
             )
         back = record["status"]
-        self._cinder.volumes.touch(record["id"], status="extending")
+        self._volumes.touch(record["id"], status="extending")
         self._cloud.step("volume.extend", ident=record["id"], size=size, back=back)
         return Reply(status=202)
 
@@ -106,7 +105,7 @@ class VolumeActions:
         form = args.get("disk_format", "raw")
         if form not in {"raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "ploop"}:
             raise Refusal(400, f"Invalid disk_format: {form}")
-        image = self._glance.add(
+        image = self._images.add(
             call.project,
             args["image_name"],
             disk_format=form,
@@ -114,7 +113,7 @@ class VolumeActions:
             extra={k: v for k, v in record["image_metadata"].items() if k not in CORE},
         )
         back = record["status"]
-        self._cinder.volumes.touch(record["id"], status="uploading")
+        self._volumes.touch(record["id"], status="uploading")
         self._cloud.step("volume.upload", ident=record["id"], image=image["id"], back=back)
         body = {
             "id": record["id"],
@@ -122,7 +121,7 @@ class VolumeActions:
             "status": "uploading",
             "display_description": record["description"],
             "size": record["size"],
-            "volume_type": self._cinder.typed(record["volume_type"]),
+            "volume_type": self._ledger.typed(record["volume_type"]),
             "image_id": image["id"],
             "container_format": image["container_format"],
             "disk_format": form,

@@ -7,17 +7,17 @@ from typing import Any
 
 from drivers.simulators.openstack import qcow2
 from drivers.simulators.openstack.cloud import GIB, Cloud
-from drivers.simulators.openstack.glance import Glance
+from drivers.simulators.openstack.image_store import ImageStore
 from drivers.simulators.openstack.world import Record, stamp
 
 
 class Volumes:
     """The files behind volumes and snapshots, and the work on them that takes time."""
 
-    def __init__(self, cloud: Cloud, glance: Glance) -> None:
+    def __init__(self, cloud: Cloud, images: ImageStore) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._glance = glance
+        self._images = images
         self.freeze: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         act = self._world.action
         act("volume.create", self._start_creating)
@@ -74,7 +74,7 @@ class Volumes:
             image = self._world.get("image", record["source_image"])
             if image is None or image["status"] != "active":
                 return f"Image {record['source_image']} is unacceptable"
-            source = self._glance.path(image["id"])
+            source = self._images.path(image["id"])
             if image["disk_format"] == "qcow2":
                 try:
                     length = qcow2.to_raw(source, target, size, self._cloud.stopped)
@@ -130,13 +130,13 @@ class Volumes:
             self._world.update("image", image, status="queued")
             self.touch(ident, status=back)
             return
-        source, target = self.path(ident), self._glance.path(image)
+        source, target = self.path(ident), self._images.path(image)
         with self.freeze(ident):
             if record["disk_format"] == "qcow2":
                 qcow2.from_raw(source, target, self._cloud.stopped)
             else:
                 qcow2.copy_sparse(source, target, source.stat().st_size, self._cloud.stopped)
-        self._glance.activate(record)
+        self._images.activate(record)
         self.touch(ident, status=back)
 
     def _snapshot(self, ident: str) -> None:
