@@ -28,7 +28,6 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import Proof, Prove, Publish, Push, TransferActivities
 from workflows.calls import call, clean, copy, record, undo, wait
-from workflows.failures import reason_of
 from workflows.saga import Saga
 
 Taken = Callable[[ArtefactKind, At], Awaitable[object]]
@@ -142,15 +141,10 @@ class Target:
         order = StageImage(at=at, name=f"{self.plan.name}-{disk.index}", source=served)
         push = Push(stage=order, publish=publish)
         take_back = lambda: self._take_back(ArtefactKind.IMAGE, at)  # noqa: E731  # an undo beside its do
+        pulled: str | None = None
         if disk.delivery is Delivery.PULL:
-            try:
-                await saga.step(call(SiteActivities.pull_image, order), undo=take_back)
-            except ActivityError as refused:
-                if reason_of(refused) != "pull-refused":
-                    raise
-                workflow.logger.info("the site will not fetch from us: sending instead")
-                await saga.step(copy(TransferActivities.push_image, push), undo=take_back)
-        else:
+            pulled = await saga.step(call(SiteActivities.pull_image, order), undo=take_back)
+        if pulled is None:
             await saga.step(copy(TransferActivities.push_image, push), undo=take_back)
         return await wait(
             SiteActivities.wait_image, self.at(f"image {disk.index} in", "image", disk.index)

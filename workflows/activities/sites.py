@@ -48,6 +48,7 @@ from workflows.activities.steps import Meter, Steps, waited_so_far
 from workflows.failures import NotYet
 
 T = TypeVar("T")
+PULL_REFUSED = "pull-refused"
 _WAY = (
     ArtefactState.INTENDED,
     ArtefactState.ALLOCATED,
@@ -105,15 +106,21 @@ class SiteActivities:
     # Images
 
     @activity.defn
-    def pull_image(self, order: StageImage) -> str:
-        """Ask the site to fetch an image."""
+    def pull_image(self, order: StageImage) -> str | None:
+        """Ask the site to fetch an image; None when it will not fetch from us."""
         at = order.at
         with self._steps.step(at.work.operation, at.step) as meter:
             self._intend(at, ArtefactKind.IMAGE, size=order.source.length)
             with self._calling(at.site, meter) as driver:
-                ref = require(driver, ImagePull).pull_image(
-                    at.work.tag(at.artefact), order.name, order.source
-                )
+                try:
+                    ref = require(driver, ImagePull).pull_image(
+                        at.work.tag(at.artefact), order.name, order.source
+                    )
+                except Unsupported as refused:
+                    if refused.reason != PULL_REFUSED:
+                        raise
+                    meter.message = f"{at.site} does not fetch from here; the bytes are sent"
+                    return None
             self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
