@@ -46,6 +46,7 @@ class TestOpenStack(DriverContract):
         knobs = Knobs(allow_loopback_pull=True)
         with OpenStackSim(tmp_path / "cloud", name="suite", profile=STEADY, knobs=knobs) as site:
             yield site
+            assert site.world.troubles == []
 
     @pytest.fixture
     def access(self, site: OpenStackSim) -> SiteAccess:

@@ -4,8 +4,10 @@ import hashlib
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -31,7 +33,13 @@ from controlplane.domain.errors import (
     Unavailable,
     Unsupported,
 )
-from controlplane.domain.instance import Firmware, InstanceState, Power
+from controlplane.domain.instance import (
+    DiskPlace,
+    Firmware,
+    InstanceSpec,
+    InstanceState,
+    Power,
+)
 from controlplane.domain.network import NicSpec
 from controlplane.domain.site import Capability, ProviderKind, SiteAccess, SiteName
 from drivers.openstack.driver import OpenStackDriver
@@ -366,6 +374,22 @@ def test_an_upload_that_cinder_gives_up_is_a_failed_export(
     world.release(owner)
 
 
+def test_an_export_that_is_released_while_it_is_uploaded_goes_all_the_same(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    source, owner = exported(world, driver), world.tag("export")
+    site.slow_step("volume.upload", 5)
+
+    def uploading() -> bool:
+        driver.prepare_export(owner, source)
+        return any(r["name"].startswith("fedctl.") for r in site.world.all("image"))
+
+    world.until(uploading, "the upload began")
+    world.release(owner)
+    assert len(site.world.all("volume")) == 1
+    assert site.world.troubles == []
+
+
 # Instances.
 
 
@@ -510,3 +534,76 @@ def test_a_reader_holds_little_and_reads_each_block_once():
         assert source.read(at, length) == content[at : at + length]
     assert source.proven
     assert sum(asked) == len(content)
+
+
+def test_many_lost_answers_make_nothing_twice_and_leave_nothing(tmp_path, gateway: Gateway):
+    """Every call that changes something is repeated until it was answered, as a workflow does."""
+    profile = replace(STEADY, lost_answers=0.15)
+    knobs = Knobs(allow_loopback_pull=True)
+    with (
+        OpenStackSim(tmp_path / "c", name="s", profile=profile, knobs=knobs, seed=5) as site,
+        opened(access(site)) as driver,
+    ):
+        network = driver.catalogue().networks[0].ref
+        world = World(driver, gateway, guest=bootable(), network=network, deadline=20.0)
+
+        def insist(call):
+            return world.wait(lambda: call() or True, "it was answered")
+
+        image = world.tag("image")
+        file = world.published()
+        insist(lambda: driver.pull_image(image, "i", file.source))
+        ref = world.image_ready(image)
+        for _ in range(3):
+            volume, owner, export = (world.tag(kind) for kind in ("volume", "instance", "export"))
+            wish = VolumeSpec(name="v", size=GIB, image=ref)
+            insist(partial(driver.create_volume, volume, wish))
+            held = world.volume_ready(volume).ref
+            sku = driver.catalogue().skus[0]
+            spec = InstanceSpec(
+                name="web",
+                sku=sku.name,
+                size=sku.size,
+                disks=(DiskPlace(size=GIB, volume=held),),
+                nics=(NicSpec(network=network, isolated=True), NicSpec(network=network)),
+            )
+            insist(partial(driver.create, owner, spec))
+            seen = world.seen(owner)
+            assert [nic.isolated for nic in seen.nics] == [True, False]
+            insist(partial(driver.fence, owner))
+            world.prepare(DiskSource(volume=held, instance=seen.ref), owner=export)
+        assert len(site.world.all("server")) == 3
+        assert len(site.world.all("port")) == 6
+        assert len(list(site.world.where("volume", name="v"))) == 3
+
+        def gone(remove, find, owner) -> bool:
+            remove(owner)
+            return isinstance(find(owner), Absent)
+
+        for kind, remove, find in (
+            ("export", driver.release_export, driver.find_export),
+            ("instance", driver.delete, driver.find),
+            ("volume", driver.delete_volume, driver.find_volume),
+            ("image", driver.delete_image, driver.find_image),
+        ):
+            for owner in world._made[kind].values():
+                world.until(partial(gone, remove, find, owner), f"the {kind} is gone")
+        kinds = ("server", "port", "volume", "snapshot", "image")
+        assert not [record for kind in kinds for record in site.world.all(kind)]
+        assert site.faults.fired, "some answers were lost"
+        assert site.world.troubles == []
+
+
+def test_many_connections_work_side_by_side(site: OpenStackSim, gateway: Gateway):
+    def work(number: int) -> int:
+        with opened(access(site)) as driver:
+            world = World(driver, gateway, guest=bootable(), network=None, deadline=30.0)
+            owner = world.instance()
+            world.power(owner, Power.ON)
+            world.power(owner, Power.OFF)
+            world.clean()
+            return number
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == list(range(8))
+    assert site.world.troubles == []

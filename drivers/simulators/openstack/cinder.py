@@ -243,6 +243,7 @@ class Cinder:
             "updated_at": now,
             "cluster_name": None,
             "host": None,
+            "why": "",
             "service_uuid": None,
             "shared_targets": False,
         }

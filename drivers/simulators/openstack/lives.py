@@ -122,7 +122,7 @@ class Lives:
         if not server["volumes"]:
             try:
                 self._local_disk(server)
-            except ValueError as e:
+            except (ValueError, FileNotFoundError) as e:
                 self._fail(ident, f"Image {server['image']['id']} is unacceptable: {e}")
                 return
         self._cloud.step("server.active", ident=ident)

@@ -99,6 +99,7 @@ class Neutron:
                 "allowed_address_pairs": [],
                 "extra_dhcp_opts": [],
                 "binding:vnic_type": "normal",
+                "plugged": False,
                 "description": wish.get("description", ""),
                 "tags": list(wish.get("tags") or []),
                 "created_at": now,
@@ -222,7 +223,7 @@ class Neutron:
         if kind == "network":
             subnets = [s["id"] for s in self._world.where("subnet", network_id=record["id"])]
             return record | {"subnets": subnets}
-        return record
+        return {key: value for key, value in record.items() if key != "plugged"}
 
     def _reply(self, kind: str, record: Record, status: int = 200) -> Reply:
         return Reply(status=status, body={kind.replace("-", "_"): self._shown(kind, record)})

@@ -8,6 +8,7 @@ from typing import Any
 from drivers.simulators.openstack import qcow2
 from drivers.simulators.openstack.cloud import GIB, Cloud
 from drivers.simulators.openstack.image_store import ImageStore
+from drivers.simulators.openstack.wire import Refusal
 from drivers.simulators.openstack.world import Record, stamp
 
 
@@ -56,15 +57,16 @@ class Volumes:
         if self._cloud.faults.disk_full:
             why = "No weighed backends available"
         if not why:
-            why = self._content(record, size)
+            try:
+                why = self._content(record, size)
+            except FileNotFoundError:
+                why = "The source is gone"
         if why:
             self.path(ident).unlink(missing_ok=True)
             self.touch(ident, status="error", why=why)
             return
-        bootable = record["bootable"]
-        if record["source_image"]:
-            bootable = "true"
-        self.touch(ident, status="available", bootable=bootable, host="ctl@nfs1#nfs1")
+        boots = {"bootable": "true"} if record["source_image"] else {}
+        self.touch(ident, status="available", host="ctl@nfs1#nfs1", **boots)
 
     def _content(self, record: Record, size: int) -> str:
         """Give a new volume its bytes; answers what went wrong."""
@@ -130,14 +132,21 @@ class Volumes:
             self._world.update("image", image, status="queued")
             self.touch(ident, status=back)
             return
-        source, target = self.path(ident), self._images.path(image)
-        with self.freeze(ident):
-            if record["disk_format"] == "qcow2":
-                qcow2.from_raw(source, target, self._cloud.stopped)
-            else:
-                qcow2.copy_sparse(source, target, source.stat().st_size, self._cloud.stopped)
-        self._images.activate(record)
+        try:
+            with self.freeze(ident):
+                self._write_image(record, self.path(ident), self._images.path(image))
+            self._images.activate(record)
+        except (Refusal, FileNotFoundError):  # glance will not have it, or it was deleted
+            self._world.update("image", image, status="queued")
+        if self._world.get("image", image) is None:
+            self._images.path(image).unlink(missing_ok=True)
         self.touch(ident, status=back)
+
+    def _write_image(self, record: Record, source: Path, target: Path) -> None:
+        if record["disk_format"] == "qcow2":
+            qcow2.from_raw(source, target, self._cloud.stopped)
+        else:
+            qcow2.copy_sparse(source, target, source.stat().st_size, self._cloud.stopped)
 
     def _snapshot(self, ident: str) -> None:
         record = self._world.get("snapshot", ident)

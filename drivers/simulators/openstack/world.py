@@ -32,6 +32,7 @@ class World:
         self.folder = folder
         self.lock = threading.RLock()
         self.stopping = threading.Event()
+        self.troubles: list[str] = []  # actions that broke: faults of the simulator itself
         self._actions: dict[str, Action] = {}
         self._due: list[tuple[float, int, str]] = []
         self._order = itertools.count()
@@ -158,4 +159,6 @@ class World:
             self._actions[task["do"]](**task["args"])
         except InterruptedError:
             return  # the cloud stops in the middle: the task stays and is done again
+        except Exception as e:  # noqa: BLE001  # one broken action must not stop the cloud
+            self.troubles.append(f"{task['do']} {task['args']}: {e!r}")
         self.drop("task", ident)
