@@ -5,10 +5,13 @@ from controlplane.domain.errors import FedctlError
 
 
 class Stopped(Exception):  # the command stopped; why is in the text
-    """`text` is for people; `notes` stand below it, one a line."""
+    """`text` is for people, `notes` stand below it; `reason` is the server's code word."""
 
-    def __init__(self, text: str, *, exit_code: int, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, text: str, *, exit_code: int, notes: tuple[str, ...] = (), reason: str = ""
+    ) -> None:
         super().__init__(text)
+        self.reason = reason
         self.text = text
         self.exit_code = exit_code
         self.notes = notes
@@ -27,4 +30,5 @@ def refused(problem: ProblemOut) -> Stopped:
     places = tuple(f"at {s.pointer or s.parameter}" for s in problem.sources)
     request = problem.meta.get("requestId", "")
     last = f"{code or problem.status}   request {request}   exit {exit_code}"
-    return Stopped(problem.detail, exit_code=exit_code, notes=(*places, last))
+    reason = str(problem.meta.get("reason", ""))
+    return Stopped(problem.detail, exit_code=exit_code, notes=(*places, last), reason=reason)

@@ -17,14 +17,15 @@ from api.cli.client import Doc, started
 from api.cli.failure import Stopped
 from api.cli.session import Session
 from api.schemas.errors import DETACHED, EXIT
-from controlplane.domain.errors import Busy, Conflict, Invalid, Unavailable
+from controlplane.domain.errors import Busy, Invalid, Unavailable
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 
 UPLOAD = facts(Kind.IMAGE_UPLOAD)
 _PART = 8 * 1024 * 1024
 _TRIES = 6
-_AGAIN = frozenset({EXIT[Conflict], EXIT[Busy], EXIT[Unavailable]})
+_AGAIN = frozenset({EXIT[Busy], EXIT[Unavailable]})
+_WRONG_OFFSET = "wrong-offset"
 
 
 def upload(session: Session, name: str, file: Path, spec: Doc) -> str:
@@ -38,7 +39,13 @@ def upload(session: Session, name: str, file: Path, spec: Doc) -> str:
     if not length:
         raise Invalid(f"{file} is empty: give an image, raw or qcow2")
     wish = {**spec, "sizeBytes": length, "sha256": digest}
-    received = int(session.client.put(UPLOAD, name, wish).json()["status"]["received"])
+    begun = session.client.put(UPLOAD, name, wish)
+    if begun.json()["status"]["state"] == "error":  # it was refused before: begin anew
+        session.client.send("DELETE", session.client.path(UPLOAD, name))
+        begun = session.client.put(UPLOAD, name, wish)
+    received = int(begun.json()["status"]["received"])
+    if received >= length:
+        return started(begun)
     if received:
         session.say(f"Goes on at byte {received} of {length}.")
     try:
@@ -77,7 +84,7 @@ def _send(session: Session, name: str, file: Path, received: int, length: int) -
                 answer = session.client.send("PUT", path, content=part, headers=headers)
             except (Unavailable, Stopped) as e:
                 failures += 1
-                if failures > _TRIES or (isinstance(e, Stopped) and e.exit_code not in _AGAIN):
+                if failures > _TRIES or not _worth_another_try(e):
                     raise
                 threading.Event().wait(0.2 * 2**failures)
                 received = _received(session, name, received)
@@ -87,6 +94,12 @@ def _send(session: Session, name: str, file: Path, received: int, length: int) -
             bar.update(task, completed=received)
             if received >= length:
                 return started(answer)
+
+
+def _worth_another_try(error: Unavailable | Stopped) -> bool:
+    if isinstance(error, Unavailable):
+        return True
+    return error.exit_code in _AGAIN or error.reason == _WRONG_OFFSET
 
 
 def _received(session: Session, name: str, known: int) -> int:

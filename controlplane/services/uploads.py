@@ -69,7 +69,9 @@ class Uploads(Stored):
                 resource = tx.resources.set_state(resource.id, State.CREATING, now=now)
                 self._make_file(resource)
             note(tx, caller, "put", key, now)
-            return replace(granted, resource=resource)
+        if not granted.created and _whole(resource):  # the last part was not answered
+            return self.complete(caller, key)
+        return replace(granted, resource=resource)
 
     @contextmanager
     def receiving(self, key: ResourceKey, offset: int, total: int) -> Generator["Receiver"]:
@@ -106,9 +108,7 @@ class Uploads(Stored):
         """Once all bytes are there: checks them, then begins the import."""
         with self.store.read() as tx:
             upload = tx.resources.get(key)
-        if upload.state is not State.CREATING or upload.status.get("received") != upload.spec.get(
-            "sizeBytes"
-        ):
+        if not _whole(upload):
             return Granted(resource=upload, created=False)
         with self._locked(upload):
             try:
@@ -203,7 +203,7 @@ class Uploads(Stored):
         if present is not None and present.state is not State.ERROR:
             raise Conflict(
                 f"there is an image {key.name!r} already ({present.state}):"
-                " delete it first, then send the last byte again"
+                " delete it first, then ask for this upload again"
             )
         fields = {name: upload.spec.get(name, _IMAGE_DEFAULTS.get(name)) for name in _IMAGE_FIELDS}
         source = {
@@ -268,6 +268,12 @@ class Receiver:
             raise _no_room(e, self._upload) from e
         self._uploads.record(self._upload, self.received)
         self._durable = self.received
+
+
+def _whole(upload: Resource) -> bool:
+    """Whether all bytes are there and nobody has looked at them yet."""
+    complete = upload.status.get("received") == upload.spec["sizeBytes"]
+    return complete and upload.state is State.CREATING
 
 
 def _no_room(error: OSError, upload: Resource) -> FedctlError:

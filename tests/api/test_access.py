@@ -24,6 +24,8 @@ from tests.api.world import (
     World,
 )
 
+EXTENSION_KEYS = f"{FEDERATION}/extension-keys"
+
 
 def routes(w: World) -> list[tuple[str, str]]:
     """Every method and path that the application answers, shown in the document or not."""
@@ -58,9 +60,9 @@ def test_every_route_but_the_open_ones_asks_for_a_token(w: World):
 
 @pytest.mark.parametrize("what", ["tenant", "global"])
 def test_every_route_refuses_a_user_without_a_role(w: World, what: str):
-    """Own tokens, one's own name and regions are everybody's."""
+    """Own tokens, one's own name and regions are everybody's, and so is what may be asked for."""
     _, client = w.user()
-    everybody = ("/providers/seca.region/", f"{IDENTITY}/me", f"{IDENTITY}/tokens")
+    everybody = ("/providers/seca.region/", f"{IDENTITY}/me", f"{IDENTITY}/tokens", EXTENSION_KEYS)
     with client:
         for method, path in routes(w):
             if path in OPEN_PATHS or path.startswith(everybody):

@@ -192,6 +192,13 @@ def test_stopping_says_how(w: World, site: str, shop: str):
     assert dict(w.operation(stopped).order) == {"manner": "hard"}
 
 
+def test_the_extension_keys_are_published_as_data(w: World):
+    items = w.http.get(f"{FEDERATION}/extension-keys").json()["items"]
+    found = {item["name"]: item for item in items}
+    assert found["fedctl:firmware"]["kinds"] == ["instance"]
+    assert found["fedctl:mac"]["mutable"] is False
+
+
 def test_an_instance_that_is_not_active_is_not_switched(w: World, site: str, shop: str):
     made = w.put(path(w, shop, "web-1"), w.instance_spec(site, w.volume(shop)))
     w.end(w.operation(made), OperationState.FAILED)

@@ -207,6 +207,19 @@ def test_more_than_there_is_room_for_is_refused_at_once(w: World):
     assert beyond.status_code == 412
 
 
+def test_an_upload_whose_last_part_was_not_answered_is_completed_by_asking_again(w: World):
+    name = begin(w)
+    send(w, name, BYTES[:1000], 0, len(BYTES))
+    key = facts(Kind.IMAGE_UPLOAD).key(name, w.tenant, None)
+    with w.services.uploads.receiving(key, 1000, len(BYTES)) as receiver:
+        receiver.write(BYTES[1000:])  # and then the server is gone
+    spec = {"image": name, "format": "raw", "sizeBytes": len(BYTES)}
+    again = w.put(at(w, name), spec)
+    assert again.status_code == 200
+    assert again.json()["status"]["state"] == "active"
+    assert w.operation(again).kind == "import-image"
+
+
 def test_a_full_disk_keeps_what_it_has(w: World, monkeypatch):
     name = begin(w)
     send(w, name, BYTES[:1000], 0, len(BYTES))

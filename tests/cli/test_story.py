@@ -290,6 +290,19 @@ def test_an_upload_goes_on_where_it_broke_off(
     assert f"Goes on at byte 1000 of {len(content)}." in said.err
 
 
+def test_an_upload_that_was_refused_begins_anew_and_a_finished_one_is_known(
+    fedctl: Fedctl, w: World, hands: Hands, image_file: Path
+):
+    name = w.fresh("again")
+    for _ in range(2):
+        refused = fedctl("image", "upload", str(image_file), "--name", name, "--format", "qcow2")
+        assert refused.code == 2
+        assert "no qcow2 image" in refused.err
+    fine = w.fresh("fine")
+    fedctl.ok("image", "upload", str(image_file), "--name", fine, "--no-wait")
+    assert fedctl.ok("image", "upload", str(image_file), "--name", fine).out.startswith("name")
+
+
 def test_what_is_no_file_is_no_image(fedctl: Fedctl, tmp_path: Path):
     assert fedctl("image", "upload", str(tmp_path / "none")).code == 2
     (tmp_path / "empty.raw").touch()

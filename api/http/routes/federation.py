@@ -1,15 +1,16 @@
 """Beside the kinds: credentials of sites, the sweep, and the audit log as a whole."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from api.http.documents import answers, body
-from api.http.door import RawBody, admitted, parsed
+from api.http.door import RawBody, admitted, entered, parsed
 from api.http.routes.kinds import collection_path, operation_headers
 from api.schemas.fedctl import CredentialsIn
 from controlplane.domain.kinds import Verb, facts
 from controlplane.domain.resource import Kind
 from controlplane.services import Services
+from controlplane.services.extensions import EXTENSION_KEYS
 
 BASE = "/providers/fedctl.federation/v1"
 
@@ -39,6 +40,19 @@ class FederationEndpoints:
         admitted(self._services, request, facts(Kind.AUDIT_CHECKPOINT), Verb.LIST)
         return PlainTextResponse(self._services.trail.key() + "\n")
 
+    def extension_keys(self, request: Request) -> Response:
+        entered(self._services, request)
+        items = [
+            {
+                "name": key.name,
+                "form": key.form,
+                "kinds": sorted(key.kinds),
+                "mutable": key.mutable,
+            }
+            for key in EXTENSION_KEYS
+        ]
+        return JSONResponse({"items": items})
+
 
 def router(services: Services) -> APIRouter:
     endpoints = FederationEndpoints(services)
@@ -66,6 +80,7 @@ def router(services: Services) -> APIRouter:
     )
     for path, endpoint, text in (
         ("audit-log", endpoints.audit_log, "The whole log, one JSON object a line."),
+        ("extension-keys", endpoints.extension_keys, "What may be asked for in extensions."),
         ("audit-key", endpoints.audit_key, "The key that verifies the log, as one line."),
     ):
         routes.add_api_route(
