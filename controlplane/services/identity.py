@@ -1,10 +1,11 @@
 """Tenants, local users and API tokens; the first administrator."""
 
 from datetime import timedelta
+from threading import BoundedSemaphore
 from uuid import UUID, uuid4
 
 from controlplane.domain.audit import AuditEntry
-from controlplane.domain.errors import Conflict, Denied, NotFound
+from controlplane.domain.errors import Busy, Conflict, Denied, NotFound
 from controlplane.domain.identity import AccessRequest, TokenRecord, User
 from controlplane.domain.ids import (
     SCOPE_NAME_MAX,
@@ -29,6 +30,8 @@ from controlplane.store.tx import Tx
 
 _BOOTSTRAP = "bootstrap"
 _ADMIN = "seca.admin"
+_HASHED_AT_ONCE = 2  # each takes 64 MiB for a moment
+_HASHING_PATIENCE = 10.0
 _TAKEN = SHARED_TENANTS | {OPERATOR}
 
 
@@ -47,6 +50,7 @@ class Identity:
         self._settings = settings
         self._access = access
         self._passwords = passwords or Passwords()
+        self._hashing = BoundedSemaphore(_HASHED_AT_ONCE)
 
     def bootstrap(self, tenant: str, user: str, password: str) -> str:
         """A token of the first administrator, of `tenant` and of the control plane itself.
@@ -86,7 +90,7 @@ class Identity:
             found = tx.identity.users.find(UserName(user))
         known = found is not None and not found.disabled and tenant in {None, found.tenant}
         stored = found.password if found is not None and known else ""
-        if not self._passwords.matches(stored, password) or found is None:
+        if not self._matches(stored, password) or found is None:
             raise Denied(
                 "user and password do not belong together here: check both, then log in again",
                 reason=UNAUTHENTICATED,
@@ -98,6 +102,15 @@ class Identity:
             tx.identity.tokens.add(issued.record)
             self._note(tx, found.name, found.tenant, "login", str(issued.record.id), request)
         return issued
+
+    def _matches(self, stored: str, password: str) -> bool:
+        """Checks a password; strangers who try many at once wait for each other."""
+        if not self._hashing.acquire(timeout=_HASHING_PATIENCE):
+            raise Busy("many are logging in at this moment: try again soon")
+        try:
+            return self._passwords.matches(stored, password)
+        finally:
+            self._hashing.release()
 
     def tokens(self, caller: Caller) -> list[TokenRecord]:
         """The caller's own, without those that were revoked."""
