@@ -27,6 +27,7 @@ from workflows.codec import (
     wait_until_unsealed,
 )
 from workflows.connections import Connections
+from workflows.housekeeping import Housekeeping
 from workflows.starter import Starter
 from workflows.worker import Hands, build_worker
 
@@ -92,13 +93,14 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     client = await _connected(settings, parts)
     made = hands(settings, parts)
     starter = Starter(parts.store, client, SystemClock().now)
+    keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
     stopped = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
         await wait_until_unsealed(parts.agent)
         async with build_worker(client, made):
             _log.info("working")
             pause = asyncio.Event()
-            telling = asyncio.ensure_future(starter.run(pause))
+            telling = asyncio.gather(starter.run(pause), keeper.run(pause))
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed}, return_when=asyncio.FIRST_COMPLETED)
             sealed.cancel()

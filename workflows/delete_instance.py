@@ -29,7 +29,6 @@ class DeleteInstance:
         work = await _leased(saga, operation)
         belongings = await record(LookupActivities.belongings, operation)
         await _remove(work, belongings)
-        await record(RecordActivities.unplaced, work)
         return Outcome(operation=operation, state=OperationState.SUCCEEDED)
 
 

@@ -7,7 +7,7 @@ from workflows.activities.endings import Outcome
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.calls import OperationOrder, copy, record, undo
-from workflows.ending import concluded
+from workflows.ending import concluded, unstoppable
 from workflows.saga import Saga
 
 
@@ -24,7 +24,7 @@ class ImportImage:
             undo=lambda: self._discard(operation, point),
         )
         saga.switch()
-        await undo(TransferActivities.discard_upload, operation)
+        await unstoppable(undo(TransferActivities.discard_upload, operation))
         return Outcome(
             operation=operation,
             state=OperationState.SUCCEEDED,

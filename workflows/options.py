@@ -89,7 +89,7 @@ CLEAN: Options = {
 COPY: LongOptions = {
     "start_to_close_timeout": timedelta(days=7),
     "schedule_to_close_timeout": timedelta(days=7),
-    "heartbeat_timeout": timedelta(seconds=10),
+    "heartbeat_timeout": timedelta(seconds=5),
     "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=200),

@@ -8,7 +8,7 @@ from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import Placed, RecordActivities
 from workflows.calls import OperationOrder, ask, record
-from workflows.ending import concluded
+from workflows.ending import concluded, unstoppable
 from workflows.saga import Saga
 from workflows.target import DiskBytes, Target, removed
 
@@ -44,5 +44,5 @@ class ProvisionInstance:
             undo=lambda: record(RecordActivities.unplaced, work),
         )
         saga.switch()
-        await target.remove_images()
+        await unstoppable(target.remove_images())
         return Outcome(operation=operation, state=OperationState.SUCCEEDED)

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind

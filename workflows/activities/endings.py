@@ -80,6 +80,7 @@ def _settle(tx: Tx, op: Operation, outcome: Outcome, now: datetime) -> None:
     if resource is not None:
         message = outcome.problem.message if outcome.problem else ""
         if op.kind in {OperationKind.DELETE_INSTANCE, OperationKind.DELETE_IMAGE} and succeeded:
+            tx.placements.delete(InstanceId(op.subject))
             tx.resources.remove(op.subject, now)
         elif op.kind in BEGINS or not succeeded:
             keep = succeeded or op.kind in _STAYS_ACTIVE or op.kind is OperationKind.PLAN_MOVE
@@ -87,6 +88,8 @@ def _settle(tx: Tx, op: Operation, outcome: Outcome, now: datetime) -> None:
             if not succeeded and op.kind is OperationKind.PLAN_MOVE:
                 state = resource.state
             reason = "" if succeeded else _reason(op, outcome)
+            if resource.state is State.PENDING:  # it ended before it began
+                tx.resources.set_state(op.subject, State.CREATING, now=now)
             tx.resources.set_state(
                 op.subject, state, now=now,
                 type="" if succeeded else op.kind.value, reason=reason, message=message,

@@ -1,20 +1,28 @@
 """What stories need to know of our own rows before they act."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 from temporalio import activity
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Conflict
-from controlplane.domain.ids import ArtefactId, InstanceId, ResourceId, SiteName, derived
+from controlplane.domain.ids import (
+    ArtefactId,
+    InstanceId,
+    OperationId,
+    ResourceId,
+    SiteName,
+    derived,
+)
 from controlplane.domain.instance import Manner
 from controlplane.domain.operation import OperationKind
 from controlplane.keys.port import domain_owner
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from workflows.activities.orders import At
-from workflows.activities.records import IMAGES, operation_id
+from workflows.activities.records import IMAGES, RETENTION, operation_id
 from workflows.activities.steps import Work
 from workflows.failures import translated
 
@@ -34,10 +42,14 @@ class Home:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belongings:
-    """Objects of an instance in the order in which they may go, and its recovery points."""
+    """Objects of an instance in the order in which they may go, and its recovery points.
+
+    `moves` tells which operation copied which point.
+    """
 
     artefacts: tuple[Artefact, ...]
     points: tuple[UUID, ...] = ()
+    moves: dict[UUID, OperationId] = field(default_factory=dict)
 
     def at(self, work: Work, artefact: Artefact) -> At:
         step = f"remove {artefact.kind} at {artefact.site} {str(artefact.id)[:8]}"
@@ -101,10 +113,31 @@ class LookupActivities:
 
     @activity.defn
     def retained(self, operation: str) -> Belongings:
-        """What earlier moves retained, and the recovery points they copied."""
+        """What earlier moves retained, and the recovery points they copied.
+
+        Of an operation that housekeeping began, only what had expired by then.
+        """
         with translated("retained"), self._store.read() as tx:
             op = tx.operations.get(operation_id(operation))
-            return _belongings(tx, InstanceId(op.subject), frozenset({ArtefactState.RETAINED}))
+            kept = _belongings(tx, InstanceId(op.subject), frozenset({ArtefactState.RETAINED}))
+            until = op.order.get("expiredAt")
+            if until is None:
+                return kept
+            return _expired(tx, kept, datetime.fromisoformat(str(until)))
+
+
+def _expired(tx: Tx, kept: Belongings, until: datetime) -> Belongings:
+    def old(point: UUID) -> bool:
+        ended = tx.operations.get(kept.moves[point]).ended_at
+        return ended is not None and ended + RETENTION <= until
+
+    return replace(
+        kept,
+        artefacts=tuple(
+            a for a in kept.artefacts if a.expires_at is not None and a.expires_at <= until
+        ),
+        points=tuple(point for point in kept.points if old(point)),
+    )
 
 
 def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) -> Belongings:
@@ -113,12 +146,13 @@ def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) 
         for a in tx.artefacts.list(instance=instance)
         if a.state in states and a.state is not ArtefactState.RELEASED
     ]
-    moves = [
-        op
+    moves = {
+        UUID(str(derived(op.id, "point"))): op.id
         for op in tx.operations.list(subject=ResourceId(instance), limit=1000)
         if op.kind is OperationKind.MOVE
-    ]
+    }
     return Belongings(
         artefacts=tuple(sorted(found, key=lambda a: _GOING.index(a.kind))),
-        points=tuple(derived(op.id, "point") for op in moves),
+        points=tuple(moves),
+        moves=moves,
     )

@@ -1,8 +1,8 @@
 """Steps on our own rows: beginnings, leases, the switch, endings."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from temporalio import activity
@@ -15,6 +15,7 @@ from controlplane.domain.ids import (
     InstanceId,
     OperationId,
     ResourceId,
+    SiteName,
 )
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import (
@@ -22,6 +23,7 @@ from controlplane.domain.operation import (
     OperationKind,
     OperationState,
 )
+from controlplane.domain.placement import Placement
 from controlplane.domain.plan import MovePlan
 from controlplane.domain.resource import State
 from controlplane.store.engine import Store
@@ -30,6 +32,7 @@ from workflows.activities.steps import Steps, Work
 from workflows.failures import CANCELLED, translated
 
 IMAGES = "@images"
+RETENTION = timedelta(days=7)
 
 BEGINS: Mapping[OperationKind, State] = {
     OperationKind.VERIFY_SITE: State.UPDATING,
@@ -118,6 +121,8 @@ class RecordActivities:
         with self._steps.step(op_id, "lease"), self._store.begin() as tx:
             op = tx.operations.get(op_id)
             instance = InstanceId(op.subject)
+            if op.kind is OperationKind.DELETE_INSTANCE:
+                _give_place(tx, op, instance)
             lease = tx.leases.take(instance, op_id, self._clock())
             return Work(operation=op_id, instance=instance, epoch=lease.epoch)
 
@@ -144,7 +149,10 @@ class RecordActivities:
             if artefact is None or artefact.state is ArtefactState.RELEASED:
                 return
             tx.artefacts.set_state(
-                order.artefact, ArtefactState.RETAINED, note="kept when its operation unwound"
+                order.artefact,
+                ArtefactState.RETAINED,
+                note="kept when its operation unwound",
+                expires_at=now + RETENTION,
             )
             op = tx.operations.get(order.work.operation)
             audit(tx, op, "retained", now, artefact=str(order.artefact), kind=order.kind)
@@ -162,16 +170,16 @@ class RecordActivities:
 
     @activity.defn
     def unplaced(self, work: Work) -> None:
-        """The instance has no home any more."""
+        """The undo of `placed`: a place without a copy, so that it can be provisioned again."""
         with translated("record no home"), self._store.begin() as tx:
             tx.leases.check(work.instance, work.operation, work.epoch)
             for artefact in tx.artefacts.list(operation=work.operation):
                 if artefact.state is ArtefactState.ATTACHED:
                     tx.artefacts.set_state(artefact.id, ArtefactState.RETAINED)
-            op = tx.operations.get(work.operation)
-            if op.kind is OperationKind.DELETE_INSTANCE:
-                tx.leases.release(work.instance, work.operation)
+            placement = tx.placements.get(work.instance)
+            if placement.copy is not None:
                 tx.placements.delete(work.instance)
+                tx.placements.create(replace(placement, copy=None))
 
     @activity.defn
     def power_seen(self, order: PowerSeen) -> None:
@@ -226,6 +234,15 @@ class RecordActivities:
                 epoch=str(work.epoch),
                 plan=op.plan_digest,
             )
+
+
+def _give_place(tx: Tx, op: Operation, instance: InstanceId) -> None:
+    """An instance that was never provisioned can be deleted, too: leases need a place."""
+    if tx.placements.find(instance) is None:
+        zone = tx.resources.by_id(op.subject).spec["zone"]
+        tx.placements.create(
+            Placement(instance=instance, site=SiteName(str(zone)), copy=None, epoch=0)
+        )
 
 
 def _enter(tx: Tx, op: Operation, state: State, now: datetime) -> None:

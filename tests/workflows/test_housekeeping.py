@@ -1,0 +1,68 @@
+"""Retained copies expire, the sweep comes round, and nothing else is touched."""
+
+from datetime import timedelta
+
+from temporalio.client import Client
+
+from controlplane.domain.artefact import ArtefactState
+from controlplane.domain.operation import OperationKind, OperationState
+from controlplane.domain.resource import Kind
+from controlplane.services.sites import EVERYWHERE
+from tests.workflows.running import run
+from tests.workflows.world import AWAY, HOME, World, content, now
+from workflows.housekeeping import Housekeeping, finalize_expired
+
+PARTS = content(1)
+
+
+async def moved(client: Client, world: World) -> None:
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move())
+    assert op.state is OperationState.SUCCEEDED
+
+
+async def test_nothing_is_finalized_before_it_expires(client: Client, world: World) -> None:
+    await moved(client, world)
+    with world.store.begin() as tx:
+        assert finalize_expired(tx, now() + timedelta(days=6)) == 0
+
+
+async def test_an_expired_old_home_is_finalized_once(client: Client, world: World) -> None:
+    await moved(client, world)
+    later = now() + timedelta(days=8)
+    with world.store.begin() as tx:
+        assert finalize_expired(tx, later) == 1
+    with world.store.begin() as tx:
+        assert finalize_expired(tx, later) == 0
+    with world.store.read() as tx:
+        asked = tx.operations.open_for(_subject(world))
+    assert asked is not None
+    done = await run(client, world, asked)
+    assert done.state is OperationState.SUCCEEDED
+    assert {a.state for a in world.artefacts(site=HOME)} == {ArtefactState.RELEASED}
+    assert {a.state for a in world.artefacts(site=AWAY)} <= {
+        ArtefactState.ATTACHED,
+        ArtefactState.RELEASED,
+    }
+    assert world.home.is_empty()
+    assert world.unaccounted() == []
+
+
+async def test_a_round_begins_the_scheduled_sweep_once(world: World) -> None:
+    moment = [now()]
+    keeper = Housekeeping(world.store, world.vault, lambda: moment[0])
+    keeper.look()
+    with world.store.read() as tx:
+        assert tx.operations.open_for(EVERYWHERE) is None
+    moment[0] += timedelta(hours=7)
+    keeper.look()
+    keeper.look()
+    with world.store.read() as tx:
+        sweep = tx.operations.open_for(EVERYWHERE)
+    assert sweep is not None
+    assert sweep.kind is OperationKind.SWEEP
+
+
+def _subject(world: World):
+    with world.store.read() as tx:
+        return tx.resources.get(world.key(Kind.INSTANCE, "web-1")).id

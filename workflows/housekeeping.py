@@ -1,0 +1,98 @@
+"""What happens by itself: retained copies expire, sites are swept, the vault is tidied."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from controlplane.domain.artefact import ArtefactState
+from controlplane.domain.errors import FedctlError
+from controlplane.domain.ids import ResourceId, TenantName
+from controlplane.domain.kinds import facts
+from controlplane.domain.operation import OperationKind
+from controlplane.domain.resource import Kind
+from controlplane.services.record import start, start_bare
+from controlplane.services.sites import ALL_SITES, EVERYWHERE
+from controlplane.services.wish import Caller
+from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
+from controlplane.vault.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
+HOLDING = timedelta(hours=1)
+_KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
+
+
+def finalize_expired(tx: Tx, now: datetime) -> int:
+    """A finalize operation for each instance with expired retained copies and no other work."""
+    due: dict[UUID, str] = {}
+    for artefact in tx.artefacts.list(states={ArtefactState.RETAINED}):
+        if artefact.expires_at is not None and artefact.expires_at <= now:
+            due.setdefault(artefact.instance, now.isoformat())
+    begun = 0
+    for instance, until in due.items():
+        found = tx.resources.find_id(ResourceId(instance))
+        if found is not None and tx.operations.open_for(found.id) is None:
+            order = {"expiredAt": until}
+            start(tx, CALLER, OperationKind.FINALIZE, found, now=now, order=order)
+            begun += 1
+    return begun
+
+
+def sweep_all(tx: Tx, now: datetime) -> None:
+    """The scheduled sweep of all sites, unless one runs."""
+    if tx.operations.open_for(EVERYWHERE) is None:
+        start_bare(tx, CALLER, OperationKind.SWEEP, EVERYWHERE, _KEY, now=now)
+
+
+class Housekeeping:
+    """Runs beside a worker. `sweep_every` and `look_every` are times between rounds."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        clock: Callable[[], datetime],
+        *,
+        sweep_every: timedelta = timedelta(hours=6),
+        look_every: timedelta = timedelta(minutes=1),
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._sweep_every = sweep_every
+        self._look_every = look_every
+        self._swept = clock()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; what fails is tried again in the next round."""
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), self._look_every.total_seconds())
+            except TimeoutError:
+                await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """One round."""
+        try:
+            self._round()
+        except FedctlError as error:
+            _log.warning("housekeeping waits: %s", error)
+
+    def _round(self) -> None:
+        now = self._clock()
+        with self._store.begin() as tx:
+            finalize_expired(tx, now)
+            if now - self._swept >= self._sweep_every:
+                sweep_all(tx, now)
+                self._swept = now
+        collected = self._vault.collect(holding=HOLDING)
+        if collected.deleted or collected.unknown:
+            _log.info(
+                "the vault freed %d packs; %d objects are on no record",
+                collected.deleted,
+                len(collected.unknown),
+            )
