@@ -106,10 +106,7 @@ class Site(Quota):
 
     def owned(self) -> Iterator[Found]:
         if self._hidden_servers():
-            raise Unavailable(
-                f"site {self._client.site}: a part of its compute service does not answer, so its"
-                " servers cannot be listed: ask again later"
-            )
+            raise self._silent()
         servers = list(self._servers(mapping.OURS))
         for server in servers:
             if owner := mapping.server_owner(server):
@@ -128,12 +125,16 @@ class Site(Quota):
         listed = self._client.listing("compute", "/servers", "servers", what="servers")
         return any("name" not in server for server in listed)
 
+    def _silent(self) -> Unavailable:
+        return Unavailable(
+            f"site {self._client.site}: a part of its compute service does not answer, so its"
+            " servers cannot be listed: ask again later"
+        )
+
     def _owned_ports(self, servers: set[str]) -> Iterator[Found]:
         """Ports without a server of ours: those of a server are parts of it."""
-        query = {"tags": mapping.OURS}
-        ports = self._client.listing("network", "/ports", "ports", what="ports", params=query)
-        for port in ports:
-            owner = mapping.owner_in(port.get("tags") or ())
+        for port in self._client.listing("network", "/ports", "ports", what="ports"):
+            owner = mapping.port_owner(port)
             if owner and port.get("device_id") not in servers:
                 yield mapping.listed(ArtefactKind.NIC, owner, port)
 

@@ -99,6 +99,21 @@ def metadata_owner(record: Payload) -> OwnerTag | None:
     return owner_of((record.get("metadata") or {}).get(OURS, ""))
 
 
+def port_name(owner: OwnerTag, number: int) -> str:
+    """The name of a port: whose it is, and which nic; so even an untagged one can be told."""
+    return f"{owner.text()}.{number}"
+
+
+def port_number(port: Payload) -> int:
+    number = str(port.get("name")).rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def port_owner(port: Payload) -> OwnerTag | None:
+    named = owner_of(str(port.get("name")).rpartition(".")[0])
+    return owner_in(port.get("tags") or ()) or named
+
+
 def image_tags(owner: OwnerTag) -> list[str]:
     return [OURS, mark(owner.artefact), owner.text()]
 

@@ -62,13 +62,15 @@ class Servers(Site, Instances):
         return server
 
     def _ports(self, owner: OwnerTag) -> list[Payload]:
-        """The ports of ours, in the order of the wish."""
-        query = {"tags": mapping.mark(owner.artefact)}
+        """The ports of ours, in the order of the wish; their description tells from the first."""
+        query = {"description": mapping.mark(owner.artefact)}
         found = self._client.listing("network", "/ports", "ports", what="ports", params=query)
-        return sorted(found, key=lambda port: int(port["name"].rpartition(".")[2] or 0))
+        return sorted(found, key=mapping.port_number)
 
     def _volume(self, ref: str) -> Payload:
-        return self._client.get("block_storage", f"/volumes/{ref}", "volume", what=f"volume {ref}")
+        """A volume of a server; one that is gone all the same has no size."""
+        path, what = f"/volumes/{ref}", f"volume {ref}"
+        return self._client.find("block_storage", path, "volume", what=what) or {"id": ref}
 
     def _settled(self, server: Payload) -> Payload:
         """Take the step that is due for a new server: stop it, then call it fresh."""
@@ -92,7 +94,10 @@ class Servers(Site, Instances):
         flavor = self._flavor(spec)
         if (server := self._server(owner)) is not None:
             return self._repeated(owner, spec, server)
-        ports = [self._port(owner, spec, number) for number in range(len(spec.nics))]
+        there = {mapping.port_number(port): port for port in self._ports(owner)}
+        ports = [
+            self._port(owner, spec, number, there.get(number)) for number in range(len(spec.nics))
+        ]
         self._describe_boot(spec)
         wish = {
             "name": spec.name,
@@ -118,11 +123,13 @@ class Servers(Site, Instances):
             made = self._client.send(
                 "compute", "POST", "/servers", {"server": wish}, "server", what=what
             )
-        except (Conflict, Invalid):
+        except (Conflict, Invalid) as e:
             # A create whose answer was lost holds the ports and the volume: then it is this one.
-            if (server := self._server(owner)) is None:
-                raise
-            return self._repeated(owner, spec, server)
+            if (server := self._server(owner)) is not None:
+                return self._repeated(owner, spec, server)
+            if self._hidden_servers():
+                raise self._silent() from e
+            raise
         return str(made["id"])
 
     def _flavor(self, spec: InstanceSpec) -> Payload:
@@ -159,16 +166,15 @@ class Servers(Site, Instances):
         self._stamp(owner, server)
         return str(server["id"])
 
-    def _port(self, owner: OwnerTag, spec: InstanceSpec, number: int) -> Payload:
-        """The port of one nic, made once: its name is known before it exists."""
-        nic, name = spec.nics[number], f"{mapping.mark(owner.artefact)}.{number}"
-        what = f"nic {number} of {spec.name}"
-        query = {"name": name}
-        listed = self._client.listing("network", "/ports", "ports", what=what, params=query)
-        port = next(iter(listed), None)
+    def _port(
+        self, owner: OwnerTag, spec: InstanceSpec, number: int, port: Payload | None
+    ) -> Payload:
+        """The port of one nic, made once."""
+        nic, what = spec.nics[number], f"nic {number} of {spec.name}"
         if port is None:
             wish: dict[str, object] = {
-                "name": name,
+                "name": mapping.port_name(owner, number),
+                "description": mapping.mark(owner.artefact),
                 "network_id": nic.network,
                 "admin_state_up": not nic.isolated,
             }
@@ -177,6 +183,8 @@ class Servers(Site, Instances):
             if nic.address:
                 wish["fixed_ips"] = [{"ip_address": nic.address}]
             port = self._client.send("network", "POST", "/ports", {"port": wish}, "port", what=what)
+        if bool(port["admin_state_up"]) is nic.isolated:
+            self._set_link(port, up=not nic.isolated)
         tags = [mapping.OURS, mapping.mark(owner.artefact), owner.text()]
         if not set(tags) <= set(port["tags"]) or RETIRED in port["tags"]:
             path = f"/ports/{port['id']}/tags"
@@ -220,7 +228,7 @@ class Servers(Site, Instances):
         if server is None:
             if not self._hidden_servers():
                 for port in ports:
-                    self._guard(f"nic {port['id']}", owner, mapping.owner_in(port["tags"]))
+                    self._guard(f"nic {port['id']}", owner, mapping.port_owner(port))
                     self._delete_port(port)
             return
         what = f"instance {server['name']}"
@@ -256,7 +264,7 @@ class Servers(Site, Instances):
         server = self._server(owner)
         ports = self._ports(owner)
         for port in ports:
-            self._guard(f"nic {port['id']}", owner, mapping.owner_in(port["tags"]))
+            self._guard(f"nic {port['id']}", owner, mapping.port_owner(port))
         bound = [port for port in ports if port.get("device_id")]
         if server is not None:
             self._stopped(server)
@@ -282,8 +290,11 @@ class Servers(Site, Instances):
     def _link(self, owner: OwnerTag, *, up: bool) -> None:
         for port in self._ports(owner):
             if bool(port["admin_state_up"]) is not up:
-                path, body = f"/ports/{port['id']}", {"port": {"admin_state_up": up}}
-                self._client.call("network", "PUT", path, body, what=f"nic {port['mac_address']}")
+                self._set_link(port, up=up)
+
+    def _set_link(self, port: Payload, *, up: bool) -> None:
+        path, body = f"/ports/{port['id']}", {"port": {"admin_state_up": up}}
+        self._client.call("network", "PUT", path, body, what=f"nic {port['mac_address']}")
 
     def _stopped(self, server: Payload) -> None:
         """Conflict while it runs for its owner."""

@@ -1,18 +1,28 @@
 """What only OpenStack does to a driver: tokens that end, cells that are silent, bytes that lie."""
 
 import hashlib
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import IPv4Address
+from threading import Thread
 from uuid import uuid4
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from controlplane.domain.answer import Absent, Seen, Unknown
+from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import (
     GIB,
     MIB,
@@ -44,7 +54,7 @@ from controlplane.domain.network import NicSpec
 from controlplane.domain.site import Capability, ProviderKind, SiteAccess, SiteName
 from drivers.openstack.driver import OpenStackDriver
 from drivers.openstack.reader import BLOCK
-from drivers.simulators.faults import STEADY, Direction, LostAnswer
+from drivers.simulators.faults import STEADY, Direction, LostAnswer, Status
 from drivers.simulators.openstack import Knobs, OpenStackSim
 from drivers.simulators.witness import Witness
 from tests.contract.images import Gateway, pattern
@@ -157,6 +167,67 @@ def test_an_expired_token_is_renewed_without_a_word(site: OpenStackSim, driver: 
     driver.check()
     site.expire_tokens()
     assert driver.catalogue().networks
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory) -> Iterator[tuple[str, str, str]]:
+    """A server with a certificate of its own that refuses every login: URL, file, fingerprint."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(alternative, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    plain = serialization.NoEncryption()
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file.write_bytes(key.private_bytes(pem, pkcs8, plain) + certificate.public_bytes(pem))
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        url = f"https://127.0.0.1:{server.server_port}/v3"
+        yield url, str(file), certificate.fingerprint(hashes.SHA256()).hex()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_certificate_is_trusted_by_authority_or_by_pin_only(
+    site: OpenStackSim, secured: tuple[str, str, str]
+):
+    url, file, pin = secured
+    known = replace(access(site), endpoint=url)
+    for wanted, reached in (
+        (known, False),
+        (replace(known, pins={"tls": "00" * 32}), False),
+        (replace(known, pins={"tls": pin}), True),
+        (replace(known, options={"ca_file": file}), True),
+    ):
+        with opened(wanted) as driver, pytest.raises(Denied) as caught:
+            driver.check()
+        assert ("401" in str(caught.value)) is reached, str(caught.value)
 
 
 # What a site refuses.
@@ -429,6 +500,20 @@ def test_a_volume_whose_answer_was_lost_is_found_again(
         driver.create_volume(owner, spec)
     driver.create_volume(owner, spec)
     assert len(site.world.all("volume")) == 1
+
+
+def test_a_port_whose_making_broke_off_is_seen_and_goes_with_its_instance(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner = world.tag("instance")
+    spec = world.spec(nics=(NicSpec(network=world.network or ""),))
+    site.faults.fail(Status(code=500), method="PUT", path=r"/ports/.*/tags$")
+    with pytest.raises(Unavailable):
+        driver.create(owner, spec)
+    assert world.owned_kinds(owner) == [ArtefactKind.NIC]
+    driver.delete(owner)
+    assert world.owned_kinds(owner) == []
+    assert driver.find(owner) == Absent()
 
 
 def test_a_deleted_instance_leaves_no_port(site: OpenStackSim, world: World):

@@ -240,6 +240,7 @@ def _network(r: Recorder) -> tuple[str, list[str]]:
     port = {
         "network_id": network,
         "name": "story-1",
+        "description": "story port",
         "mac_address": "fa:16:3e:00:00:11",
         "fixed_ips": [{"ip_address": "10.0.8.12"}],
         "admin_state_up": False,
@@ -249,6 +250,7 @@ def _network(r: Recorder) -> tuple[str, list[str]]:
     tag = "fedctl." + "a" * 32 + "." + "b" * 32 + "." + "c" * 32 + ".1"
     r.call("port tags", "PUT", "network", f"/ports/{ports[0]}/tags", {"tags": ["one", tag]})
     r.call("ports by tag", "GET", "network", "/ports?tags=one")
+    r.call("ports by description", "GET", "network", "/ports?description=story+port")
     r.call("ports by no tag", "GET", "network", "/ports?tags=none")
     same_mac = {**port, "fixed_ips": [{"ip_address": "10.0.8.13"}]}
     r.call("port same mac", "POST", "network", "/ports", {"port": same_mac})
