@@ -19,6 +19,7 @@ from controlplane.domain.ids import (
 )
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import (
+    SWITCHED,
     Operation,
     OperationKind,
     OperationState,
@@ -221,10 +222,10 @@ class RecordActivities:
                         note="the old home, stopped and fenced",
                         expires_at=now + plan.retain,
                     )
-            tx.operations.update(work.operation, phase="switched")
+            tx.operations.update(work.operation, phase=SWITCHED)
             move = move_of(op)
             if move is not None:
-                tx.resources.patch_status(move, {"phase": "switched"}, now=now)
+                tx.resources.patch_status(move, {"phase": SWITCHED}, now=now)
             audit(
                 tx,
                 op,
