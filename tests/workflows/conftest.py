@@ -4,29 +4,17 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from controlplane.keys.keyring import Keyring
-from controlplane.keys.memory import MemoryKeys
-from controlplane.keys.root import LocalAgent, RootKey
-from tests.workflows.world import TENANT, World
-from workflows.codec import SealedPayloads, client_options
-
-_ROOT = UUID(int=7)
-_ROWS = MemoryKeys()
+from tests.workflows.keys import codec
+from tests.workflows.world import World
+from workflows.codec import client_options
 
 
-def codec() -> SealedPayloads:
-    """Payloads sealed as in production, under keys that live as long as the test session."""
-    agent = LocalAgent(RootKey(root=_ROOT, material=bytes(range(32))))
-    return SealedPayloads(Keyring(agent=agent, rows=_ROWS), lambda _workflow: TENANT)
-
-
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found is not None
@@ -36,7 +24,7 @@ def _binary(name: str) -> str:
 @pytest.fixture(scope="session")
 async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=_binary("temporal-test-server")
+        test_server_existing_path=binary("temporal-test-server")
     ) as env:
         yield env
 
@@ -44,7 +32,7 @@ async def skipping() -> AsyncIterator[WorkflowEnvironment]:
 @pytest.fixture(scope="session")
 async def real() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=_binary("temporal"), dev_server_log_level="error"
+        dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
     ) as env:
         yield env
 

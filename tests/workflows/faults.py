@@ -55,6 +55,10 @@ class _Inbound(ActivityInboundInterceptor):
         if due and plan.fault is Fault.BEFORE:
             plan.hit = True
             raise ApplicationError("injected", non_retryable=True)
+        # The SDK wraps the heartbeat for the thread it starts, each time; wrapped twice it would
+        # wait on the event loop for the event loop.
+        context = activity._Context.current()
+        heartbeat = context.heartbeat
         result = await super().execute_activity(input)
         plan.calls.append(name)
         if not due:
@@ -64,5 +68,6 @@ class _Inbound(ActivityInboundInterceptor):
         if plan.fault is Fault.AFTER:
             raise ApplicationError("injected", non_retryable=True)
         if plan.fault is Fault.TWICE:
+            context.heartbeat = heartbeat
             return await super().execute_activity(input)
         return result

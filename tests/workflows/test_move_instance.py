@@ -3,55 +3,27 @@
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
-import asyncio
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
-from temporalio.worker import Interceptor, Replayer
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import Power
-from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
-from tests.workflows.conftest import codec
 from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.running import crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content
-from workflows.calls import OperationOrder
-from workflows.codec import client_options
-from workflows.move_instance import MoveInstance, PlanMove
-from workflows.worker import FAILURES, RUNNER, WORKFLOWS, build_worker
 
 PARTS = content(1)
 ORDERS = [
     (CreateOrder.DISKS_FIRST, CreateOrder.INSTANCE_FIRST),
     (CreateOrder.INSTANCE_FIRST, CreateOrder.DISKS_FIRST),
 ]
-
-
-async def run(
-    client: Client, world: World, op: Operation, interceptors: Sequence[Interceptor] = ()
-) -> Operation:
-    """The operation after its story ran to its end."""
-    queue = str(uuid4())
-    story = PlanMove if op.kind is OperationKind.PLAN_MOVE else MoveInstance
-    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
-        handle = await client.start_workflow(
-            story.run, OperationOrder(operation=str(op.id)), id=str(op.id), task_queue=queue
-        )
-        await handle.result()
-        history = await handle.fetch_history()
-    await Replayer(
-        workflows=list(WORKFLOWS),
-        workflow_runner=RUNNER,
-        workflow_failure_exception_types=list(FAILURES),
-        **client_options(codec()),
-    ).replay_workflow(history)
-    return world.operation(op.id)
 
 
 def assert_home_as_before(world: World) -> None:
@@ -70,7 +42,7 @@ def assert_home_as_before(world: World) -> None:
         ArtefactState.RETAINED,
         ArtefactState.RELEASED,
     }, states
-    assert_nothing_strange(world)
+    world.assert_nothing_strange()
 
 
 def assert_moved(world: World) -> None:
@@ -83,14 +55,7 @@ def assert_moved(world: World) -> None:
         assert not any(nic.isolated for nic in world.away.instances[placement.copy].nics)
     with world.home.lock:
         assert all(i.power is Power.OFF and i.fenced for i in world.home.instances.values())
-    assert_nothing_strange(world)
-
-
-def assert_nothing_strange(world: World) -> None:
-    assert world.unaccounted() == []
-    assert world.overlaps() == ()
-    with world.store.read() as tx:
-        assert tx.leases.find(world.instance) is None
+    world.assert_nothing_strange()
 
 
 @pytest.mark.parametrize(("home", "away"), ORDERS)
@@ -227,21 +192,7 @@ async def test_a_fault_after_the_switch_never_goes_back(
     world.close()
 
 
-async def run_and_cancel(
-    client: Client, world: World, op: Operation, activity: str, nth: int
-) -> Operation:
-    """The operation after a cancel that came while the nth call of `activity` was ending."""
-    loop = asyncio.get_running_loop()
-
-    def cancel() -> None:
-        with world.store.begin() as tx:
-            tx.operations.request_cancel(op.id)
-        told = client.get_workflow_handle(str(op.id)).cancel()
-        asyncio.run_coroutine_threadsafe(told, loop)
-
-    return await run(client, world, op, [FaultAt(activity, nth, None, then=cancel)])
-
-
+@crossing
 @pytest.mark.parametrize("step", STEPS[ORDERS[1]][1:])
 async def test_a_cancel_at_any_step_unwinds(
     real_client: Client, tmp_path: Path, step: tuple[str, int]

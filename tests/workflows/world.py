@@ -1,13 +1,18 @@
 """A small world for stories: two fake sites, one instance, a store, a vault, a worker."""
 
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import UUID, uuid4
+
+from sqlalchemy import event
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import GIB, KIB, MIB, Extent, ExtentKind, ImageSource, VolumeSpec
@@ -77,6 +82,36 @@ def content(seed: int) -> dict[int, bytes]:
     }
 
 
+_TEMPLATES: dict[str, Path] = {}
+_FOLDER = TemporaryDirectory(prefix="fedctl-tests-")
+
+
+def migrated(folder: Path) -> Store:
+    """A store with every migration applied, by copying a file where that was done once.
+
+    Nothing here outlives the machine, so commits need not wait for the disk: half the time of a
+    short story goes into that.
+    """
+    file = folder / "state.db"
+    template = _TEMPLATES.get("migrated")
+    if template is not None:
+        shutil.copyfile(template, file)
+    store = Store(f"sqlite:///{file}")
+    for engine in (store._writer, store._reader):
+        event.listen(engine, "connect", _unhurried)
+    if template is None:
+        store.migrate()
+        store.close()
+        template = Path(_FOLDER.name) / "migrated.db"
+        shutil.copyfile(file, template)
+        _TEMPLATES["migrated"] = template
+    return store
+
+
+def _unhurried(connection: Any, _record: object) -> None:
+    connection.cursor().execute("PRAGMA synchronous = OFF")
+
+
 class BytesDisk:
     """A block reader over scattered bytes."""
 
@@ -122,8 +157,7 @@ class World:
         away: CreateOrder = CreateOrder.INSTANCE_FIRST,
     ) -> "World":
         forget_sites()
-        store = Store(f"sqlite:///{folder / 'state.db'}")
-        store.migrate()
+        store = migrated(folder)
         agent = LocalAgent(RootKey(root=uuid4(), material=bytes(range(32))))
         rows = MemoryKeys()
         keyring = Keyring(agent=agent, rows=rows)
@@ -331,6 +365,18 @@ class World:
             tx.artefacts.set_state(id, ArtefactState.ALLOCATED, ref=ref)
             tx.artefacts.set_state(id, ArtefactState.ATTACHED)
 
+    def ask_provision(self, parts: dict[int, bytes]) -> Operation:
+        """A wished instance with an image for its disk, and the operation that makes it."""
+        self.image(parts)
+        return self.ask(OperationKind.PROVISION, key=self.wished_instance(active=False))
+
+    def ask_site(self, kind: OperationKind, site: SiteName = AWAY) -> Operation:
+        return self.ask(kind, key=facts(Kind.SITE).key(site, None, None))
+
+    def resource(self, key: ResourceKey) -> Resource | None:
+        with self.store.read() as tx:
+            return tx.resources.find(key)
+
     def ask(
         self,
         kind: OperationKind,
@@ -378,6 +424,13 @@ class World:
     def power_at(self, site: FakeSite, copy: ArtefactId) -> Power:
         with site.lock:
             return site.instances[copy].power
+
+    def assert_nothing_strange(self) -> None:
+        """Everything anywhere is accounted for, nothing ran twice, nobody holds the instance."""
+        assert self.unaccounted() == []
+        assert self.overlaps() == ()
+        with self.store.read() as tx:
+            assert tx.leases.find(self.instance) is None
 
     def unaccounted(self) -> list[str]:
         """What the sweep would report at either site."""

@@ -1,0 +1,71 @@
+"""Runs one story to its end on a worker of its own, and replays what it did."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import Interceptor, Replayer
+
+from controlplane.domain.operation import Operation
+from tests.workflows.faults import FaultAt
+from tests.workflows.keys import codec
+from tests.workflows.world import World
+from workflows.calls import OperationOrder
+from workflows.codec import SealedPayloads, client_options
+from workflows.worker import FAILURES, RUNNER, STORIES, build_worker
+
+# The SDK warns when a cancel and the activity's own end cross on the way; we break nothing by it.
+crossing = pytest.mark.filterwarnings("ignore:Cannot find activity to cancel:UserWarning")
+
+Steps = list[tuple[str, int]]
+"""Activities of a story in order; the number tells apart calls of the same activity."""
+
+
+async def replayed(
+    story: type, history: WorkflowHistory, keys: SealedPayloads | None = None
+) -> None:
+    """The story, as it is now, decides again what it decided then; else this raises."""
+    await Replayer(
+        workflows=[story],
+        workflow_runner=RUNNER,
+        workflow_failure_exception_types=list(FAILURES),
+        **client_options(keys or codec()),
+    ).replay_workflow(history)
+
+
+async def run(
+    client: Client, world: World, op: Operation, interceptors: Sequence[Interceptor] = ()
+) -> Operation:
+    """The operation after its story ran to its end."""
+    queue = str(uuid4())
+    story = STORIES[op.kind]
+    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
+        handle = await client.start_workflow(
+            story.run, OperationOrder(operation=str(op.id)), id=str(op.id), task_queue=queue
+        )
+        await handle.result()
+        history = await handle.fetch_history()
+    await replayed(story, history)
+    return world.operation(op.id)
+
+
+async def run_and_cancel(
+    client: Client, world: World, op: Operation, activity: str, nth: int
+) -> Operation:
+    """The operation after a cancel that came while the nth call of `activity` was ending."""
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        with world.store.begin() as tx:
+            tx.operations.request_cancel(op.id)
+        told = client.get_workflow_handle(str(op.id)).cancel()
+        asyncio.run_coroutine_threadsafe(told, loop)
+
+    return await run(client, world, op, [FaultAt(activity, nth, None, then=cancel)])
+
+
+def counted(names: Sequence[str]) -> Steps:
+    """Each name with how many of it there were so far."""
+    return [(name, names[: index + 1].count(name)) for index, name in enumerate(names)]
