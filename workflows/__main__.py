@@ -62,7 +62,7 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
 
 def _tenant_of(store: Store, workflow: str) -> str | None:
     try:
-        operation = OperationId(UUID(workflow))
+        operation = OperationId(UUID(workflow.partition(".")[0]))
     except ValueError:
         return None
     try:

@@ -12,7 +12,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import TransferActivities
-from workflows.calls import OperationOrder, call, record, undo, wait
+from workflows.calls import OperationOrder, ask, call, record, undo, wait
 from workflows.ending import concluded
 from workflows.saga import Saga
 
@@ -53,7 +53,7 @@ class FinalizeMove:
 
 async def _leased(saga: Saga, operation: str) -> Work:
     return await saga.step(
-        record(RecordActivities.take_lease, operation),
+        ask(RecordActivities.take_lease, operation),
         undo=lambda: record(RecordActivities.release_lease, operation),
     )
 

@@ -61,7 +61,7 @@ class MoveInstance:
         if plan is None:
             return Outcome(operation=operation, state=OperationState.BLOCKED)
         work = await saga.step(
-            record(RecordActivities.take_lease, operation),
+            ask(RecordActivities.take_lease, operation),
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
         run = _Run(work, plan, saga)

@@ -11,7 +11,7 @@ from workflows.activities.lookups import LookupActivities
 from workflows.activities.orders import SetPower
 from workflows.activities.records import PowerSeen, RecordActivities
 from workflows.activities.sites import SiteActivities
-from workflows.calls import OperationOrder, call, record, wait
+from workflows.calls import OperationOrder, ask, call, record, wait
 from workflows.ending import concluded
 from workflows.saga import Saga, settled
 
@@ -32,7 +32,7 @@ class PowerInstance:
 
     async def _power(self, saga: Saga, operation: str) -> Outcome:
         work = await saga.step(
-            record(RecordActivities.take_lease, operation),
+            ask(RecordActivities.take_lease, operation),
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
         home = await record(LookupActivities.home, work)

@@ -24,7 +24,7 @@ class ProvisionInstance:
     async def _provision(self, saga: Saga, operation: str) -> Outcome:
         plan = await ask(PlanActivities.plan_provision, operation)
         work = await saga.step(
-            record(RecordActivities.take_lease, operation),
+            ask(RecordActivities.take_lease, operation),
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
         domain = await record(LookupActivities.image_domain_of, operation)

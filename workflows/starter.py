@@ -16,6 +16,7 @@ from controlplane.domain.operation import OperationKind
 from controlplane.store.engine import Store
 from controlplane.store.outbox import OutboxItem
 from workflows.calls import OperationOrder
+from workflows.mend_operation import MendOperation
 from workflows.options import QUEUE
 from workflows.worker import STORIES
 
@@ -63,6 +64,8 @@ class Starter:
                 await self._start(item.operation, kind)
             elif item.what == "cancel":
                 await self._cancel(item.operation)
+            elif item.what == "mend":
+                await self._mend(item)
             await asyncio.to_thread(self._done, item)
         return len(items)
 
@@ -87,6 +90,18 @@ class Starter:
             )
         except WorkflowAlreadyStartedError:
             _log.debug("started before")
+
+    async def _mend(self, item: OutboxItem) -> None:
+        try:
+            await self._client.start_workflow(
+                MendOperation.run,
+                OperationOrder(operation=str(item.operation)),
+                id=f"{item.operation}.{item.seq}",
+                task_queue=self._queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            )
+        except WorkflowAlreadyStartedError:
+            _log.debug("mended before")
 
     async def _cancel(self, operation: OperationId) -> None:
         try:

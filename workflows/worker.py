@@ -21,6 +21,7 @@ from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.delete_instance import DeleteInstance, FinalizeMove
 from workflows.images import DeleteImage, ImportImage
+from workflows.mend_operation import MendOperation
 from workflows.move_instance import MoveInstance, PlanMove
 from workflows.options import QUEUE
 from workflows.power_instance import PowerInstance
@@ -41,7 +42,7 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.MOVE: MoveInstance,
     OperationKind.FINALIZE: FinalizeMove,
 }
-WORKFLOWS = tuple(dict.fromkeys(STORIES.values()))
+WORKFLOWS = (*dict.fromkeys(STORIES.values()), MendOperation)
 
 # Stories themselves run in the sandbox; what they only name or compute with is shared.
 RUNNER = SandboxedWorkflowRunner(

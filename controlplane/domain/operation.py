@@ -46,6 +46,10 @@ ENDED = frozenset(
 )
 
 
+SWITCHED = "switched"
+"""The phase of a move from the moment that its target is the home."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why an operation did not succeed: an error's code, its texts, and the step it came from."""

@@ -82,6 +82,9 @@ class Moves(Stored):
                 if working is None:
                     raise Conflict(f"move {key} is not running: there is nothing to cancel")
                 return cancel(tx, caller, working, now)
+            stuck = _open(tx, move)
+            if action == "retry" and stuck is not None and _needs_attention(stuck):
+                return cancel(tx, caller, stuck, now)
             instance = _instance(tx, key, move.spec)
             free(tx, instance.id, what=f"instance {instance.key}")
             latest = _latest(tx, move, instance)
@@ -216,3 +219,7 @@ def _open(tx: Tx, move: Resource) -> Operation | None:
     if holder is None or holder.order.get("move") != str(move.id):
         return None
     return holder
+
+
+def _needs_attention(operation: Operation) -> bool:
+    return operation.state is OperationState.NEEDS_ATTENTION

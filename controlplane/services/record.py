@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from controlplane.domain.audit import AuditEntry
-from controlplane.domain.errors import Busy
+from controlplane.domain.errors import Busy, Conflict
 from controlplane.domain.ids import OperationId, ResourceId
 from controlplane.domain.kinds import facts_of
-from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.operation import SWITCHED, Operation, OperationKind, OperationState
 from controlplane.domain.resource import Json, Resource, ResourceKey
 from controlplane.services.wish import Caller
 from controlplane.store.tx import Tx
@@ -90,11 +90,21 @@ def start_bare(
 
 
 def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Operation:
-    """Notes the wish to cancel where the story reads it, and nudges the story."""
-    if operation.cancel_requested:
+    """Notes the wish to cancel where the story reads it, and nudges the story.
+
+    An operation that needs attention has no story any more: what it could not undo is tried again.
+    Conflict once a move has switched: from there it only goes forward.
+    """
+    attention = operation.state is OperationState.NEEDS_ATTENTION
+    if operation.cancel_requested and not attention:
         return operation
-    asked = tx.operations.request_cancel(operation.id)
-    tx.outbox.add(operation.id, "cancel", now)
+    if operation.phase == SWITCHED and not attention:
+        raise Conflict(
+            f"operation {operation.name} has made the target the home of {operation.subject_name}"
+            " already and only goes forward: to return, move it back"
+        )
+    asked = operation if attention else tx.operations.request_cancel(operation.id)
+    tx.outbox.add(operation.id, "mend" if attention else "cancel", now)
     append(
         tx,
         AuditEntry(

@@ -218,7 +218,7 @@ def test_the_outbox_is_told_in_order_until_it_is_crossed_out(store):
 def test_a_number_of_the_outbox_is_never_used_again(store):
     def one():
         with store.begin() as tx:
-            tx.outbox.add(OperationId(uuid4()), "signal", T0)
+            tx.outbox.add(OperationId(uuid4()), "mend", T0)
             (item,) = tx.outbox.pending()
             tx.outbox.done(item.seq)
         return item.seq

@@ -53,7 +53,7 @@ class EndingActivities:
         now = self._clock()
         with translated("finish"), self._store.begin() as tx:
             op = tx.operations.get(operation_id(outcome.operation))
-            if op.state in ENDED or op.state is outcome.state:
+            if op.state in ENDED:
                 return
             if op.state is OperationState.QUEUED:
                 tx.operations.update(op.id, state=OperationState.RUNNING)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from temporalio import activity
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
@@ -17,7 +18,8 @@ from controlplane.domain.ids import (
     derived,
 )
 from controlplane.domain.instance import Manner
-from controlplane.domain.operation import OperationKind
+from controlplane.domain.operation import SWITCHED, OperationKind, OperationState
+from controlplane.domain.plan import MovePlan
 from controlplane.keys.port import domain_owner
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
@@ -66,9 +68,52 @@ _GOING = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """An operation that needs attention; `plan` is None unless it is a move with a lease."""
+
+    work: Work
+    plan: MovePlan | None
+    switched: bool
+
+
+_MOVE_PLAN = TypeAdapter(MovePlan)
+
+
 class LookupActivities:
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    @activity.defn
+    def stuck(self, operation: str) -> Stuck | None:
+        """What a mending story begins from; None when the operation has ended."""
+        with translated("stuck"), self._store.read() as tx:
+            op = tx.operations.get(operation_id(operation))
+            if op.state is not OperationState.NEEDS_ATTENTION:
+                return None
+            instance = InstanceId(op.subject)
+            lease = tx.leases.find(instance)
+            held = lease is not None and lease.operation == op.id
+            plan = _MOVE_PLAN.validate_python(op.plan) if op.kind is OperationKind.MOVE else None
+            return Stuck(
+                work=Work(
+                    operation=op.id,
+                    instance=instance,
+                    epoch=lease.epoch if lease is not None and held else 0,
+                ),
+                plan=plan if held else None,
+                switched=op.phase == SWITCHED,
+            )
+
+    @activity.defn
+    def made_at_target(self, work: Work) -> list[Artefact]:
+        """What a move made and did not release, exports aside."""
+        with translated("made"), self._store.read() as tx:
+            return [
+                a
+                for a in tx.artefacts.list(operation=work.operation)
+                if a.state is not ArtefactState.RELEASED and a.kind is not ArtefactKind.EXPORT
+            ]
 
     @activity.defn
     def domain_of(self, operation: str) -> str:

@@ -1,0 +1,84 @@
+"""A person looked at what needed attention: what could not be undone or finished is tried again."""
+
+from dataclasses import replace
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+from controlplane.domain.ids import derived
+from controlplane.domain.instance import Manner, Power
+from controlplane.domain.operation import OperationState
+from controlplane.domain.plan import MovePlan
+from workflows.activities.endings import EndingActivities, Outcome
+from workflows.activities.lookups import LookupActivities, Stuck
+from workflows.activities.orders import At, SetPower
+from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.sites import SiteActivities
+from workflows.activities.steps import Work
+from workflows.calls import OperationOrder, call, forward, record
+from workflows.failures import problem_of
+
+
+@workflow.defn
+class MendOperation:
+    """Ends the operation when it works; otherwise it goes on needing attention.
+
+    A move that switched is finished forward. One that did not: its target is stopped before its
+    source may start. Of anything else, what was made is on record and goes with the instance.
+    """
+
+    @workflow.run
+    async def run(self, order: OperationOrder) -> str:
+        operation = order.operation
+        stuck = await record(LookupActivities.stuck, operation)
+        if stuck is None:
+            return "ended before"
+        try:
+            outcome = Outcome(operation=operation, state=await self._mend(stuck))
+        except ActivityError as failure:
+            outcome = Outcome(
+                operation=operation,
+                state=OperationState.NEEDS_ATTENTION,
+                problem=problem_of(failure),
+            )
+        await forward(EndingActivities.finish, outcome)
+        return outcome.state.value
+
+    async def _mend(self, stuck: Stuck) -> OperationState:
+        work, plan = stuck.work, stuck.plan
+        if plan is None:
+            return OperationState.FAILED
+        if stuck.switched:
+            await call(SiteActivities.connect_nics, _at(work, plan, "mend: connect"))
+            return OperationState.SUCCEEDED
+        await self._stop_target(work, plan)
+        source = At(work=work, site=plan.source, artefact=plan.copy, step="mend: unfence source")
+        await call(SiteActivities.unfence, source)
+        if plan.was_on:
+            on = SetPower(at=replace(source, step="mend: start source"), power=Power.ON)
+            await call(SiteActivities.set_power, on)
+            await call(
+                SiteActivities.wait_power, replace(on, at=replace(source, step="mend: source on"))
+            )
+        return OperationState.ROLLED_BACK
+
+    async def _stop_target(self, work: Work, plan: MovePlan) -> None:
+        off = SetPower(at=_at(work, plan, "mend: target off"), power=Power.OFF, manner=Manner.HARD)
+        await call(SiteActivities.set_power, off)
+        await call(
+            SiteActivities.wait_power, replace(off, at=_at(work, plan, "mend: target stopped"))
+        )
+        for artefact in await record(LookupActivities.made_at_target, work):
+            await record(
+                RecordActivities.retain,
+                Retain(work=work, artefact=artefact.id, kind=artefact.kind),
+            )
+
+
+def _at(work: Work, plan: MovePlan, step: str) -> At:
+    return At(
+        work=work,
+        site=plan.target.site,
+        artefact=derived(work.operation, "instance"),
+        step=step,
+    )
