@@ -126,7 +126,8 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
     for index, nic in enumerate(target.get("nics", [])):
         kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
         came = f" (was {nic['source_network']})" if nic.get("source_network") else ""
-        parts.append((f"nic {index}", f"{nic['network']}{came}{f', keeps {kept}' if kept else ''}"))
+        network = nic.get("network_name") or nic["network"]
+        parts.append((f"nic {index}", f"{network}{came}{f', keeps {kept}' if kept else ''}"))
     for check in plan.get("checks", []):
         pattern = f" and prints {check['pattern']!r}" if check.get("pattern") else ""
         parts.append(("check", f"{check['kind']}{pattern} within {units.seconds(check['within'])}"))

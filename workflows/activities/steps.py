@@ -92,7 +92,9 @@ class Steps:
             except NotYet:
                 raise
             except FedctlError as error:
-                self._end(operation, name, StepState.FAILED, meter, str(error))
+                # What will be tried again is counted then, as time waited for the provider.
+                spent = Meter() if error.retryable else meter
+                self._end(operation, name, StepState.FAILED, spent, str(error))
                 raise
             self._end(operation, name, StepState.OK, meter, meter.message)
 
@@ -104,6 +106,10 @@ class Steps:
         self, operation: OperationId, name: str, state: StepState, meter: Meter, message: str
     ) -> None:
         with self._store.begin() as tx:
+            if activity.info().attempt > 1 and all(
+                step.name != name for step in tx.operations.steps(operation)
+            ):  # the first attempt died before it could say that it began
+                tx.operations.begin_step(operation, name, self._clock())
             tx.operations.end_step(
                 operation,
                 name,
