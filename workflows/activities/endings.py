@@ -61,7 +61,7 @@ class EndingActivities:
                 op.id,
                 state=outcome.state,
                 problem=outcome.problem,
-                result={**op.result, **outcome.result},
+                result={**op.result, **outcome.result, **_spent(tx, op, now)},
                 ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
             )
             tx.served.revoke(op.id)
@@ -70,6 +70,20 @@ class EndingActivities:
                 tx.leases.release(InstanceId(op.subject), op.id)
             problem = {"problem": outcome.problem.code} if outcome.problem else {}
             audit(tx, op, outcome.state.value, now, **problem)
+
+
+def _spent(tx: Tx, op: Operation, now: datetime) -> dict[str, object]:
+    """Where the operation's time went: provider calls and waiting for them, copying, and the rest."""
+    steps = tx.operations.steps(op.id)
+    whole = (now - (op.started_at or now)).total_seconds()
+    provider = sum(step.provider_seconds for step in steps)
+    copying = sum(step.copy_seconds for step in steps)
+    return {
+        "seconds": round(whole, 3),
+        "providerSeconds": round(provider, 3),
+        "copySeconds": round(copying, 3),
+        "overheadSeconds": round(max(whole - provider - copying, 0.0), 3),
+    }
 
 
 def _settle(tx: Tx, op: Operation, outcome: Outcome, now: datetime) -> None:

@@ -83,7 +83,7 @@ class Steps:
             info = activity.info()
             meter = Meter()
             if info.attempt > 1:
-                waited = waited_so_far().total_seconds()
+                waited = max(self._clock() - info.scheduled_time, waited_so_far()).total_seconds()
                 meter = Meter(copy=waited) if copying else Meter(provider=waited)
             else:
                 self._begin(operation, name)
