@@ -73,7 +73,7 @@ class EndingActivities:
 
 
 def _spent(tx: Tx, op: Operation, now: datetime) -> dict[str, object]:
-    """Where the operation's time went: provider calls and waiting for them, copying, and the rest."""
+    """Where its time went: provider calls and waiting for them, copying, and the rest."""
     steps = tx.operations.steps(op.id)
     whole = (now - (op.started_at or now)).total_seconds()
     provider = sum(step.provider_seconds for step in steps)
