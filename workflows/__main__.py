@@ -119,7 +119,7 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    parts = assemble(settings, index=settings.vault.with_name("vault-index.db"))
+    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))
     work = asyncio.ensure_future(_work(settings, parts, stop))
     waiting = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)

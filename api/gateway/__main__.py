@@ -14,7 +14,7 @@ from controlplane.settings import Settings
 def main() -> None:
     settings = Settings()
     logging.basicConfig(level=settings.log_level.upper())
-    parts = assemble(settings)
+    parts = assemble(settings, process="gateway")
 
     def find(token_sha256: str) -> Served | None:
         with parts.store.read() as tx:

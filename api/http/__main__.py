@@ -38,7 +38,7 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    parts = assemble(settings)
+    parts = assemble(settings, process="api")
     key = settings.list_token_key
     chosen = HttpSettings()
     if key is not None:

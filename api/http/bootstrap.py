@@ -18,7 +18,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = Settings()
     password = sys.stdin.readline().rstrip("\n")
-    parts = assemble(settings)
+    parts = assemble(settings, process="bootstrap")
     try:
         parts.store.migrate()
         token = services(settings, parts).identity.bootstrap(given.tenant, given.user, password)

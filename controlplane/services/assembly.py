@@ -6,6 +6,7 @@ from pathlib import Path
 
 from controlplane.keys.client import AgentClient
 from controlplane.keys.keyring import Keyring
+from controlplane.services.keytrail import KeyTrail
 from controlplane.services.secrets import SiteSecrets
 from controlplane.services.vaulting import VaultSigner, domain_keys
 from controlplane.settings import Settings
@@ -31,20 +32,26 @@ class Assembly:
     keyring: Keyring
     secrets: SiteSecrets
     vault: Vault
+    trail: KeyTrail
 
     def close(self) -> None:
         self.vault.close()
+        self.trail.close()
         self.agent.close()
         self.store.close()
 
 
-def assemble(settings: Settings, *, index: Path | None = None) -> Assembly:
-    """Opens nothing outside of this machine but the database. `index` caches the vault's index."""
+def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None = None) -> Assembly:
+    """Opens nothing outside of this machine but the database.
+
+    `process` is the name under which uses of keys are audited; `index` caches the vault's index.
+    """
     clock = SystemClock()
     store = Store(settings.database_url)
     agent = AgentClient(settings.agent_socket)
     rows = StoredKeys(store)
-    keyring = Keyring(agent=agent, rows=rows)
+    trail = KeyTrail(store, clock, process=process)
+    keyring = Keyring(agent=agent, rows=rows, observe=trail.observe)
     vault = Vault(
         records=StoredVault(store),
         objects=LocalObjects(settings.vault),
@@ -54,5 +61,10 @@ def assemble(settings: Settings, *, index: Path | None = None) -> Assembly:
         index=index,
     )
     return Assembly(
-        store=store, agent=agent, keyring=keyring, secrets=SiteSecrets(keyring), vault=vault
+        store=store,
+        agent=agent,
+        keyring=keyring,
+        secrets=SiteSecrets(keyring),
+        vault=vault,
+        trail=trail,
     )

@@ -18,7 +18,8 @@ from controlplane.domain.operation import (
 from controlplane.domain.resource import State
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from workflows.activities.records import BEGINS, audit, move_of, operation_id
+from workflows.activities.records import BEGINS, move_of, operation_id
+from workflows.activities.trail import audit
 from workflows.failures import translated
 
 _STAYS_ACTIVE = frozenset(

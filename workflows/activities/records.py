@@ -8,7 +8,6 @@ from uuid import UUID
 from temporalio import activity
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.audit import AuditEntry
 from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import (
     ArtefactId,
@@ -30,6 +29,7 @@ from controlplane.domain.resource import State
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from workflows.activities.steps import Steps, Work
+from workflows.activities.trail import audit
 from workflows.failures import CANCELLED, translated
 
 IMAGES = "@images"
@@ -272,21 +272,3 @@ def _show_power(tx: Tx, instance: InstanceId, power: Power, now: datetime) -> No
             {"powerState": power.value, "powerStateSince": now.isoformat()},
             now=now,
         )
-
-
-def audit(tx: Tx, op: Operation, outcome: str, now: datetime, **detail: str) -> None:
-    tx.audit.append(
-        AuditEntry(
-            sequence=0,
-            at=now,
-            actor=op.actor,
-            tenant=op.tenant or "",
-            action=f"operation.{op.kind}",
-            subject=op.subject_name,
-            outcome=outcome,
-            operation=str(op.id),
-            request=op.request,
-            detail=detail,
-        ),
-        now,
-    )

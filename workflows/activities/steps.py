@@ -13,6 +13,7 @@ from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
 from controlplane.domain.operation import StepState
 from controlplane.domain.owner import OwnerTag
 from controlplane.store.engine import Store
+from workflows.activities.trail import audit
 from workflows.failures import NotYet, translated
 
 
@@ -110,12 +111,15 @@ class Steps:
                 step.name != name for step in tx.operations.steps(operation)
             ):  # the first attempt died before it could say that it began
                 tx.operations.begin_step(operation, name, self._clock())
+            now = self._clock()
             tx.operations.end_step(
                 operation,
                 name,
                 state,
-                self._clock(),
+                now,
                 provider_seconds=meter.provider,
                 copy_seconds=meter.copy,
                 message=message,
             )
+            if meter.provider or meter.copy:
+                audit(tx, tx.operations.get(operation), state.value, now, step=name)
