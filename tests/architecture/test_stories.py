@@ -6,4 +6,4 @@ from workflows.worker import STORIES, WORKFLOWS
 
 def test_every_kind_of_operation_has_a_story():
     assert set(STORIES) == set(OperationKind)
-    assert set(STORIES.values()) == set(WORKFLOWS)
+    assert set(STORIES.values()) <= set(WORKFLOWS)
