@@ -32,8 +32,5 @@ class Settings(BaseSettings):
     public_url: str = "http://127.0.0.1:8443"
     regions: tuple[str, ...] = ("eu-fr",)
     provider_timeout: float = 20.0
-    provider_patience: float = 1800.0
-    poll_interval: float = 0.2
-    heartbeat_timeout: float = 10.0
     log_level: str = "info"
     list_token_key: SecretStr | None = None
