@@ -218,6 +218,8 @@ class Embedded:
             "temporal", _binary("temporal"), "server", "start-dev", "--headless",
             "--ip", "127.0.0.1", "--port", str(ports["temporal"]),
             "--db-filename", str(folder / "temporal.db"), "--log-level", "error",
+            # Its timers may fire a second late otherwise, which each repeated look would wait for.
+            "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"',
         )  # fmt: skip
         simulators = self._child(
             "simulators", python, "-m", "drivers.simulators", str(folder / "sites"),
