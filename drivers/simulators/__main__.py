@@ -89,9 +89,11 @@ class Sites:
 
     def observed(self) -> dict[str, Any]:
         """What only an outsider sees: journals on disks against what guests were promised."""
+        # Promises first: guests go on writing while their journals are read.
+        promised = {each: self._promised(each) for each in self.witness.identities()}
         return {
             "guests": [
-                self._compared(site, native, journal)
+                _compared(site, native, journal, promised.get(journal.identity.hex(), []))
                 for site, guests in (
                     (OPENSTACK, self.openstack.guests),
                     (PROXMOX, self.proxmox.node.guests),
@@ -102,11 +104,10 @@ class Sites:
             "twoRunning": len(self.witness.twins()),
         }
 
-    def _compared(self, site: str, native: str, journal: Journal) -> dict[str, Any]:
+    def _promised(self, identity: str) -> list[int]:
         """Writes of isolated runs do not count: an attempt that was rolled back made them."""
-        identity = journal.identity.hex()
         seen = [run for run in self.witness.history(identity) if run.connected]
-        durable = [
+        return [
             record.sequence
             for record in self.witness.durable(identity)
             if any(
@@ -116,15 +117,6 @@ class Sites:
                 for run in seen
             )
         ]
-        return {
-            "site": site,
-            "native": native,
-            "identity": identity,
-            "boots": journal.boots,
-            "written": journal.last,
-            "promised": len(durable),
-            "lost": list(lost_writes(journal, durable)),
-        }
 
     def misbehave(self, wish: dict[str, Any]) -> None:
         """`{"site": name, "down": bool}` cuts a site off or brings it back.
@@ -138,6 +130,18 @@ class Sites:
             faults.go_down()
         elif "down" in wish:
             faults.come_back()
+
+
+def _compared(site: str, native: str, journal: Journal, promised: list[int]) -> dict[str, Any]:
+    return {
+        "site": site,
+        "native": native,
+        "identity": journal.identity.hex(),
+        "boots": journal.boots,
+        "written": journal.last,
+        "promised": len(promised),
+        "lost": list(lost_writes(journal, promised)),
+    }
 
 
 def _control(sites: Sites, port: int) -> ThreadingHTTPServer:
