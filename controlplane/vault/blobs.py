@@ -11,7 +11,7 @@ from controlplane.domain.vault import (
     Ref,
 )
 from controlplane.vault.index import ChunkIndex
-from controlplane.vault.pack import KeyMissing, Pack, Packs
+from controlplane.vault.pack import KEY_MISSING, Pack, Packs
 from controlplane.vault.sealing import Blob, Unsealable
 
 _RANGE = 8 * MIB
@@ -62,10 +62,9 @@ class Blobs:
             try:
                 pack = self._packs.open(self._domain, ref.pack)
                 blob = pack.blob(ref.position, ref.id)
-            except KeyMissing as e:
-                out[number] = e
             except Integrity as e:
-                self._index.damaged(Damage(domain=self._domain, pack=ref.pack))
+                if e.reason != KEY_MISSING:
+                    self._index.damaged(Damage(domain=self._domain, pack=ref.pack))
                 out[number] = e
             except Unsealable:
                 out[number] = _damage(ref)

@@ -121,8 +121,8 @@ class Pack:
         return self.blobs[position]
 
 
-class KeyMissing(Integrity):
-    """Not damage, as far as we can tell: a key that the pack names is not in the keyring."""
+KEY_MISSING = "key-missing"
+"""The reason that is no damage, as far as we can tell: the keyring lacks a key of the pack."""
 
 
 class Packs:
@@ -200,9 +200,10 @@ class Packs:
             raise Unsealable
         data_key = keys.data_key_named(key_id)
         if data_key is None:
-            raise KeyMissing(
+            raise Integrity(
                 f"pack {pack.hex()} of {domain} wants data key {key_id!r}, which the keyring does"
-                " not have: bring the key back"
+                " not have: bring the key back",
+                reason=KEY_MISSING,
             )
         cipher = BlobCipher(data_key, pack, header)
         footer = self._objects.get(name, max(size - _FOOTER.size, 0), _FOOTER.size)
