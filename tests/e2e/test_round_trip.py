@@ -30,7 +30,7 @@ def test_an_instance_goes_there_and_home_with_every_byte(
         status = shop.moved(name, to)
         assert status["result"]["downtimeSeconds"] > 0
         assert status["result"]["bytesRead"] > 6 * MIB
-        until(lambda: shop.journal(name).last > before.last, "the guest writes on")
+        until(lambda seen=before.last: shop.journal(name).last > seen, "the guest writes on")
         after = shop.journal(name)
         assert after.identity == before.identity
         # Each power-on is a boot that the disk counts, and no copy of the disk counts another's.
