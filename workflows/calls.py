@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, RetryState
+from temporalio.workflow import ActivityCancellationType
 
 from workflows.options import ASK, CALL, CLEAN, COPY, FORWARD, RECORD, UNDO, WAIT
 
@@ -56,11 +58,33 @@ def forward(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
 
 
 async def copy(method: Callable[[Any, A], R], order: A) -> R:
-    """Move bytes: heartbeats, stops when told to, resumes.
+    """Move bytes: heartbeats, stops when told to, resumes."""
+    return await _heeded(workflow.execute_activity_method(method, order, **COPY))
 
-    A copy that ended well although it was told to stop swallows the cancel: it is raised again.
+
+async def remove(method: Callable[[Any, A], R], order: A) -> R:
+    """Make something go for good, patiently; told to stop, it ends the attempt that runs.
+
+    Else an attempt would go on at the site after its story has ended and the lease is another's.
     """
-    done = await workflow.execute_activity_method(method, order, **COPY)
+    return await _heeded(
+        workflow.execute_activity_method(
+            method,
+            order,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            **UNDO,
+        )
+    )
+
+
+async def _heeded(do: Awaitable[R]) -> R:
+    """What was told to stop, and then ended well or was not tried again, swallows the cancel."""
+    try:
+        done = await do
+    except ActivityError as failure:
+        if failure.retry_state is RetryState.CANCEL_REQUESTED:
+            raise asyncio.CancelledError from failure
+        raise
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -12,9 +12,9 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import TransferActivities
-from workflows.calls import OperationOrder, ask, call, record, undo, wait
+from workflows.calls import OperationOrder, ask, call, record, remove, wait
 from workflows.ending import concluded
-from workflows.saga import Saga
+from workflows.saga import Saga, settled
 
 
 @workflow.defn
@@ -64,8 +64,8 @@ async def _remove(work: Work, belongings: Belongings) -> None:
         at = belongings.at(work, artefact)
         if artefact.kind is ArtefactKind.INSTANCE:
             off = SetPower(at=at, power=Power.OFF, manner=Manner.HARD)
-            await call(SiteActivities.set_power, off)
+            await settled(call(SiteActivities.set_power, off))
             await wait(SiteActivities.wait_power, off)
-        await undo(SiteActivities.remove, Remove(at=at, kind=artefact.kind))
+        await remove(SiteActivities.remove, Remove(at=at, kind=artefact.kind))
     for point in belongings.points:
-        await undo(TransferActivities.forget_point, str(point))
+        await remove(TransferActivities.forget_point, str(point))

@@ -6,7 +6,7 @@ from controlplane.domain.operation import OperationState
 from workflows.activities.endings import Outcome
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.transfer import TransferActivities
-from workflows.calls import OperationOrder, copy, record, undo
+from workflows.calls import OperationOrder, copy, record, remove, undo
 from workflows.ending import concluded, unstoppable
 from workflows.saga import Saga
 
@@ -45,5 +45,5 @@ class DeleteImage:
     async def _delete(self, saga: Saga, operation: str) -> Outcome:
         del saga
         point = await record(LookupActivities.subject_of, operation)
-        await undo(TransferActivities.forget_point, point)
+        await remove(TransferActivities.forget_point, point)
         return Outcome(operation=operation, state=OperationState.SUCCEEDED)

@@ -423,6 +423,15 @@ def running(profile: Profile = FAST, seed: int = 1) -> Iterator[System]:
 
 
 __all__ = [
-    "OPENSTACK", "PASSWORD", "PROXMOX", "TENANT", "USER", "Said", "System", "impatient_undo",
-    "running", "until",
-]  # fmt: skip
+    "OPENSTACK",
+    "PASSWORD",
+    "PROXMOX",
+    "TENANT",
+    "USER",
+    "Said",
+    "System",
+    "free_port",
+    "impatient_undo",
+    "running",
+    "until",
+]

@@ -18,7 +18,7 @@ from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
 from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.ids import InstanceId, OperationId, PointId, SiteName, TenantName
-from controlplane.domain.operation import Progress
+from controlplane.domain.operation import Operation, Progress
 from controlplane.domain.placement import Served
 from controlplane.keys.port import domain_owner
 from controlplane.store.engine import Store
@@ -339,38 +339,53 @@ class TransferActivities:
         with self._steps.step(op_id, "import", copying=True) as meter:
             with self._store.read() as tx:
                 op = tx.operations.get(op_id)
-            path = self._upload(str(op.order["file"]))
             domain = domain_owner(op.tenant or "", IMAGES)
             point = UUID(str(op.subject))
             with meter.copying():
-                form = str(op.order.get("format") or "")
-                what = f"image {op.subject_name}"
-                with closing(read_image(path, form, what=what)) as reader:
-                    copied = self._into_vault(
-                        reader,
-                        operation=op_id,
-                        what="import",
-                        point=point,
-                        disk=0,
-                        domain=domain,
-                    )
-                with _stopping(), _beating() as told:
-                    self._vault.commit(
-                        PointId(point),
-                        disks=(0,),
-                        domain=domain,
-                        tenant=TenantName(op.tenant or ""),
-                        instance=InstanceId(point),
-                        mark=None,
-                        attempt=copied.attempt,
-                        cancelled=told,
-                    )
+                copied = self._imported(PointId(point)) or self._import(op, PointId(point), domain)
             now = self._clock()
             with self._store.begin() as tx:
                 tx.resources.patch_status(
                     op.subject, {"sizeMB": max(1, -(-copied.size // MIB))}, now=now
                 )
             return copied
+
+    def _imported(self, point: PointId) -> Copied | None:
+        """What an earlier attempt committed whose answer was lost."""
+        try:
+            with closing(self._vault.open(point, 0)) as disk:
+                size, digest = disk.size, disk.digest
+        except NotFound:
+            return None
+        return Copied(
+            disk=0,
+            size=size,
+            digest=digest,
+            bytes_read=0,
+            bytes_new=0,
+            bytes_stored=0,
+            attempt=activity.info().attempt,
+        )
+
+    def _import(self, op: Operation, point: PointId, domain: str) -> Copied:
+        path = self._upload(str(op.order["file"]))
+        form = str(op.order.get("format") or "")
+        with closing(read_image(path, form, what=f"image {op.subject_name}")) as reader:
+            copied = self._into_vault(
+                reader, operation=op.id, what="import", point=point, disk=0, domain=domain
+            )
+        with _stopping(), _beating() as told:
+            self._vault.commit(
+                point,
+                disks=(0,),
+                domain=domain,
+                tenant=TenantName(op.tenant or ""),
+                instance=InstanceId(point),
+                mark=None,
+                attempt=copied.attempt,
+                cancelled=told,
+            )
+        return copied
 
     def _upload(self, name: str) -> Path:
         path = self._uploads / Path(name).name
