@@ -7,7 +7,8 @@ context and decodes them with one, and a schedule's arguments under the schedule
 workflow id would refuse what is genuine. Two payloads of one tenant can therefore be exchanged by
 one who writes to Temporal's database.
 
-Nothing is decoded that was not sealed: a payload in clear was put there by somebody else.
+Nothing is decoded that was not sealed, but one word of the server: a payload in clear was put there
+by somebody else.
 
 While the key agent is sealed a workflow task fails, which the server repeats for ever. An activity
 cannot fail without burning an attempt, so there the codec waits first; and a worker polls only
@@ -56,6 +57,11 @@ _CODEC_MESSAGES = (
     "Failed decoding heartbeat details",
     "Failed building exception result",
 )
+
+_NEVER_STARTED = Payload(metadata={"encoding": b"json/plain"}, data=b'"ACTIVITY_ID_NOT_STARTED"')
+"""The one payload that Temporal's server writes itself: why an activity between two attempts ended
+when it was told to stop. A constant: accepting it in clear tells and allows nothing; refused
+it would stop the story for good."""
 
 
 class ClientOptions(TypedDict):
@@ -124,7 +130,12 @@ class SealedPayloads(PayloadCodec, WithSerializationContext):
         return [_sealed(key, payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [_opened(await self._key(_key_id(payload)), payload) for payload in payloads]
+        return [await self._decoded(payload) for payload in payloads]
+
+    async def _decoded(self, payload: Payload) -> Payload:
+        if payload == _NEVER_STARTED:
+            return payload
+        return _opened(await self._key(_key_id(payload)), payload)
 
     async def _current(self) -> OpenKey:
         workflow = self._workflow

@@ -1,6 +1,7 @@
 """Break one activity call on purpose."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -71,3 +72,29 @@ class _Inbound(ActivityInboundInterceptor):
             context.heartbeat = heartbeat
             return await super().execute_activity(input)
         return result
+
+
+@dataclass
+class CancelsBetweenTries(Interceptor):
+    """Tells a story to stop while an activity that failed waits for its next try, in the third wait.
+
+    The third wait lasts 0.8 s, so that a fifth of a second lies well inside of it.
+    """
+
+    activity: str
+    cancel: Callable[[], Coroutine[Any, Any, None]]
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Between(next, self)
+
+
+class _Between(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, plan: CancelsBetweenTries) -> None:
+        super().__init__(next)
+        self._plan = plan
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if input.fn.__name__ == self._plan.activity and activity.info().attempt == 3:
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.2, lambda: loop.create_task(self._plan.cancel()))
+        return await super().execute_activity(input)

@@ -58,12 +58,16 @@ async def run_and_cancel(
     loop = asyncio.get_running_loop()
 
     def cancel() -> None:
-        with world.store.begin() as tx:
-            tx.operations.request_cancel(op.id)
-        told = client.get_workflow_handle(str(op.id)).cancel()
-        asyncio.run_coroutine_threadsafe(told, loop)
+        asyncio.run_coroutine_threadsafe(cancelled(client, world, op), loop)
 
     return await run(client, world, op, [FaultAt(activity, nth, None, then=cancel)])
+
+
+async def cancelled(client: Client, world: World, op: Operation) -> None:
+    """What the service and the starter do when somebody cancels."""
+    with world.store.begin() as tx:
+        tx.operations.request_cancel(op.id)
+    await client.get_workflow_handle(str(op.id)).cancel()
 
 
 def counted(names: Sequence[str]) -> Steps:

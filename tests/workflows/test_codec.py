@@ -196,6 +196,15 @@ async def test_what_we_did_not_seal_is_refused():
             await codec.decode([payload])
 
 
+async def test_the_word_of_temporals_own_server_is_taken_and_no_other():
+    codec = Keys().codec()
+    own = Payload(metadata={"encoding": b"json/plain"}, data=b'"ACTIVITY_ID_NOT_STARTED"')
+    assert await codec.decode([own]) == [own]
+    for data in (b'"ACTIVITY_ID_UNKNOWN"', b'"ACTIVITY_ID_NOT_STARTED" '):
+        with pytest.raises(Integrity):
+            await codec.decode([Payload(metadata={"encoding": b"json/plain"}, data=data)])
+
+
 async def test_a_sealed_envelope_without_a_payload_in_it_is_refused():
     keys = Keys()
     sealed = keys.ring.seal(Purpose.PAYLOAD, "acme", b"\xff\xff", bound=b"temporal payload 1")

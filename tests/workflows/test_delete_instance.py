@@ -11,14 +11,14 @@ import pytest
 from temporalio.client import Client
 
 from controlplane.domain.artefact import ArtefactState
-from controlplane.domain.errors import NotFound
+from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.ids import PointId, ResourceId, derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder
-from tests.workflows.faults import Fault, FaultAt
-from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
+from tests.workflows.faults import CancelsBetweenTries, Fault, FaultAt
+from tests.workflows.running import Steps, cancelled, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
 
 PARTS = content(4)
@@ -170,6 +170,20 @@ async def test_a_site_that_is_away_delays_a_deletion(client: Client, tmp_path: P
     op = await run(client, world, op, [FaultAt("wait_power", 1, None, then=away)])
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_gone(world)
+    world.close()
+
+
+async def test_a_deletion_that_waits_for_its_next_try_can_be_cancelled(
+    real_client: Client, tmp_path: Path
+) -> None:
+    """The server itself ends an activity between two tries, with a payload of its own."""
+    world = made(tmp_path, DISKS)
+    world.home.fail_next("delete", Unavailable("no answer in 20 s"), times=99)
+    op = asked(world)
+    told = CancelsBetweenTries("remove", lambda: cancelled(real_client, world, op))
+    ended = await run(real_client, world, op, [told])
+    assert ended.state is OperationState.CANCELLED, ended.problem
+    world.assert_nothing_strange()
     world.close()
 
 
