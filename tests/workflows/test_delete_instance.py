@@ -20,6 +20,7 @@ from controlplane.domain.site import CreateOrder
 from tests.workflows.faults import CancelsBetweenTries, Fault, FaultAt
 from tests.workflows.running import Steps, cancelled, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
+from workflows.delete_instance import DeleteInstance, FinalizeMove
 
 PARTS = content(4)
 DISKS, INSTANCE = CreateOrder.DISKS_FIRST, CreateOrder.INSTANCE_FIRST
@@ -41,6 +42,7 @@ FINALIZE: Steps = counted(
         "forget_point",
     ]
 )
+TOLD = {DeleteInstance: DELETE, FinalizeMove: FINALIZE}
 CASES = [(order, step) for order, steps in DELETE.items() for step in steps]
 Case = tuple[CreateOrder, tuple[str, int]]
 

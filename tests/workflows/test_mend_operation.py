@@ -1,56 +1,90 @@
 """What needed attention is tried again when a person asks for it."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import product
 from uuid import uuid4
 
-from temporalio.client import Client
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactState
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationState
-from tests.workflows.faults import FaultAt
-from tests.workflows.running import run
+from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.running import Steps, counted, replayed, run
 from tests.workflows.world import AWAY, HOME, World, content
 from workflows.calls import OperationOrder
 from workflows.mend_operation import MendOperation
 from workflows.worker import build_worker
 
 PARTS = content(1)
+STEPS: Steps = counted(
+    [
+        "stuck",
+        "set_power",
+        "wait_power",
+        "made_at_target",
+        "retain",
+        "retain",
+        "unfence",
+        "set_power",
+        "wait_power",
+        "finish",
+    ]
+)
+TOLD = {MendOperation: STEPS}
+
+
+CHECKS = [{"kind": "booted", "pattern": "never", "within": 1}]
 
 
 async def stuck(client: Client, world: World) -> Operation:
-    """A move whose target could not be stopped: its site went away during acceptance."""
+    """A move that failed its acceptance and whose target could not be stopped."""
     world.running_instance(PARTS)
     world.away.guests_boot = False
-
-    def cut_off() -> None:
-        world.away.down = True
-
-    checks = [{"kind": "booted", "pattern": "never", "within": 1}]
-    watch = FaultAt("wait_power", 2, None, then=cut_off)
-    op = await run(client, world, world.ask_move(checks=checks), [watch])
+    undo = FaultAt("set_power", 3, Fault.BEFORE)
+    op = await run(client, world, world.ask_move(checks=CHECKS), [undo])
+    assert undo.hit
     assert op.state is OperationState.NEEDS_ATTENTION
     return op
 
 
-async def mend(client: Client, world: World, op: Operation) -> Operation:
+async def cut_off(client: Client, world: World) -> Operation:
+    """The same, because the target's site went away during acceptance: hours of tries, skipped."""
+    world.running_instance(PARTS)
+    world.away.guests_boot = False
+
+    def away() -> None:
+        world.away.down = True
+
+    watch = FaultAt("wait_power", 2, None, then=away)
+    op = await run(client, world, world.ask_move(checks=CHECKS), [watch])
+    assert op.state is OperationState.NEEDS_ATTENTION
+    return op
+
+
+async def mend(
+    client: Client, world: World, op: Operation, interceptors: Sequence[Interceptor] = ()
+) -> Operation:
     queue = str(uuid4())
-    async with build_worker(client, world.hands, queue=queue):
-        await client.execute_workflow(
+    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
+        handle = await client.start_workflow(
             MendOperation.run,
             OperationOrder(operation=str(op.id)),
             id=f"{op.id}.{uuid4()}",
             task_queue=queue,
         )
+        with suppress(WorkflowFailureError):
+            await handle.result()
+        history = await handle.fetch_history()
+    await replayed(MendOperation, history)
     return world.operation(op.id)
 
 
-async def test_the_source_starts_once_the_target_is_known_to_be_stopped(
-    client: Client, world: World
-) -> None:
-    op = await stuck(client, world)
-    world.away.down = False
-    done = await mend(client, world, op)
-    assert done.state is OperationState.ROLLED_BACK, done.problem
+def assert_mended(world: World, op: Operation) -> None:
+    assert op.state is OperationState.ROLLED_BACK, op.problem
     placement = world.placement()
     assert placement.site == HOME
     assert placement.copy is not None
@@ -59,16 +93,42 @@ async def test_the_source_starts_once_the_target_is_known_to_be_stopped(
         ArtefactState.RETAINED,
         ArtefactState.RELEASED,
     }
+    world.assert_nothing_strange()
+
+
+async def test_the_source_starts_once_the_target_is_known_to_be_stopped(
+    client: Client, world: World
+) -> None:
+    op = await stuck(client, world)
+    done = await mend(client, world, op)
+    assert_mended(world, done)
+
+
+async def test_the_list_of_steps_is_complete(client: Client, world: World) -> None:
+    op = await stuck(client, world)
+    watch = FaultAt("none", 0, None)
+    await mend(client, world, op, [watch])
+    assert watch.calls == [name for name, _ in STEPS]
+
+
+@pytest.mark.parametrize(("step", "fault"), list(product(STEPS, list(Fault))))
+async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
+    client: Client, world: World, step: tuple[str, int], fault: Fault
+) -> None:
+    op = await stuck(client, world)
+    broken = FaultAt(*step, fault)
+    op = await mend(client, world, op, [broken])
+    assert broken.hit
     assert world.overlaps() == ()
-    assert world.unaccounted() == []
-    with world.store.read() as tx:
-        assert tx.leases.find(world.instance) is None
+    if op.state is not OperationState.ROLLED_BACK:
+        op = await mend(client, world, op)
+    assert_mended(world, op)
 
 
 async def test_what_cannot_be_mended_goes_on_needing_attention(
     client: Client, world: World
 ) -> None:
-    op = await stuck(client, world)
+    op = await cut_off(client, world)
     done = await mend(client, world, op)
     assert done.state is OperationState.NEEDS_ATTENTION
     copy = world.placement().copy

@@ -16,8 +16,9 @@ from controlplane.domain.instance import Power
 from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
 from tests.workflows.faults import Fault, FaultAt
-from tests.workflows.running import crossing, run, run_and_cancel
+from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content
+from workflows.move_instance import MoveInstance, PlanMove
 
 PARTS = content(1)
 ORDERS = [
@@ -124,6 +125,8 @@ AFTERWARDS = [
     ("remove", 1),
     ("finish", 1),
 ]
+PLAN: Steps = counted(["begin", "plan_move"])
+TOLD = {MoveInstance: STEPS, PlanMove: PLAN}
 CASES = [(order, step) for order, steps in STEPS.items() for step in steps]
 
 
@@ -220,6 +223,31 @@ async def test_a_plan_touches_nothing(client: Client, world: World) -> None:
     op = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE))
     assert op.state is OperationState.SUCCEEDED
     assert op.plan_digest
+    assert world.away.is_empty()
+    assert_home_as_before(world)
+
+
+@pytest.mark.parametrize(("step", "fault"), list(product(PLAN, list(Fault))))
+async def test_a_broken_or_repeated_plan_touches_nothing_and_can_be_made_again(
+    client: Client, world: World, step: tuple[str, int], fault: Fault
+) -> None:
+    world.running_instance(PARTS)
+    broken = FaultAt(*step, fault)
+    op = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE), [broken])
+    assert broken.hit
+    assert op.state is (OperationState.SUCCEEDED if fault is Fault.TWICE else OperationState.FAILED)
+    assert world.away.is_empty()
+    assert_home_as_before(world)
+
+
+@crossing
+@pytest.mark.parametrize("step", PLAN)
+async def test_a_cancelled_plan_touches_nothing(
+    real_client: Client, world: World, step: tuple[str, int]
+) -> None:
+    world.running_instance(PARTS)
+    op = await run_and_cancel(real_client, world, world.ask_move(OperationKind.PLAN_MOVE), *step)
+    assert op.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}, op.problem
     assert world.away.is_empty()
     assert_home_as_before(world)
 

@@ -12,6 +12,7 @@ from controlplane.domain.resource import Kind, State
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, crossing, run, run_and_cancel
 from tests.workflows.world import World, content
+from workflows.power_instance import PowerInstance
 
 PARTS = content(3)
 _TURN = ["set_power", "wait_power", "power_seen"]
@@ -28,6 +29,7 @@ STEPS: dict[OperationKind, Steps] = {
         OperationKind.RESTART: 2,
     }.items()
 }
+TOLD = {PowerInstance: STEPS}
 CASES = [(kind, step) for kind, steps in STEPS.items() for step in steps]
 Case = tuple[OperationKind, tuple[str, int]]
 WANTED = {
