@@ -11,6 +11,7 @@ from temporalio.worker import Interceptor, Replayer
 from controlplane.domain.operation import Operation
 from tests.workflows.faults import FaultAt
 from tests.workflows.keys import codec
+from tests.workflows.recorded import record
 from tests.workflows.world import World
 from workflows.calls import OperationOrder
 from workflows.codec import SealedPayloads, client_options
@@ -48,7 +49,9 @@ async def run(
         await handle.result()
         history = await handle.fetch_history()
     await replayed(story, history)
-    return world.operation(op.id)
+    ended = world.operation(op.id)
+    record(f"{ended.kind}-{ended.state}", story, history)
+    return ended
 
 
 async def run_and_cancel(
