@@ -108,13 +108,17 @@ class ImageState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSeen:
-    """A staged image at a site. `ref` is the provider's id; `why` its words on a failure."""
+    """A staged image at a site. `ref` is the provider's id; `why` its words on a failure.
+
+    `damaged`: it failed because the site got other bytes than the digest says.
+    """
 
     ref: str
     state: ImageState
     epoch: int
     length: int | None = None
     why: str = ""
+    damaged: bool = False
 
 
 class VolumeState(StrEnum):

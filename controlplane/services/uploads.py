@@ -112,7 +112,7 @@ class Uploads(Stored):
             return Granted(resource=upload, created=False)
         with self._locked(upload):
             try:
-                format_, digest = _checked(self.path(upload), upload)
+                digest = _checked(self.path(upload), upload)
             except Invalid as e:
                 self._spoil(key, upload, e)
                 raise
@@ -125,7 +125,7 @@ class Uploads(Stored):
             order = {
                 "upload": str(upload.id),
                 "file": self.path(upload).name,
-                "format": format_,
+                "format": _wished_format(upload),
             }
             operation = start(tx, caller, OperationKind.IMPORT_IMAGE, image, now=now, order=order)
             reference = {"resource": facts(Kind.IMAGE).resource(image.key.name)}
@@ -288,9 +288,14 @@ def _no_room(error: OSError, upload: Resource) -> FedctlError:
     )
 
 
-def _checked(path: Path, upload: Resource) -> tuple[str, str]:
-    """Format and digest of a complete file; Invalid where it is not what was said."""
-    wished = str(upload.spec.get("format", "auto"))
+def _wished_format(upload: Resource) -> str:
+    """As it was said; `auto` leaves it to the import, which refuses what looks like no disk."""
+    return str(upload.spec.get("format", "auto"))
+
+
+def _checked(path: Path, upload: Resource) -> str:
+    """The digest of a complete file, if one is expected; Invalid where it is not what was said."""
+    wished = _wished_format(upload)
     expected = upload.spec.get("sha256")
     with path.open("rb") as file:
         is_qcow2 = file.read(len(_QCOW2_MAGIC)) == _QCOW2_MAGIC
@@ -306,9 +311,7 @@ def _checked(path: Path, upload: Resource) -> tuple[str, str]:
             f"upload {upload.key.name} has the SHA-256 {digest}, not {expected}:"
             " the file changed or the transfer broke; delete it and upload again"
         )
-    if wished == "auto":
-        wished = DiskFormat.QCOW2.value if is_qcow2 else DiskFormat.RAW.value
-    return wished, digest
+    return digest
 
 
 def _image_key(upload: Resource) -> ResourceKey:

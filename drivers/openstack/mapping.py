@@ -247,6 +247,7 @@ def image(payload: Payload) -> ImageSeen:
     return ImageSeen(
         ref=str(payload.get("id")),
         state=found,
+        damaged=status == "active" and found is ImageState.FAILED,
         epoch=owner.epoch if owner else 0,
         length=payload.get("size"),
         why=why,

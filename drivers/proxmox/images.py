@@ -30,6 +30,7 @@ from drivers.proxmox.base import ProxmoxBase
 from drivers.proxmox.marks import ImageName
 
 _TASKS = 20
+_MISMATCH = "checksum mismatch"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class ProxmoxImages(ProxmoxBase, ImagePull, ImagePush):
         upid = self._api.post(f"nodes/{node}/storage/{storage}/upload", **parameters)
         task = self._api.get(f"nodes/{node}/tasks/{upid}/status")
         said = str(task.get("exitstatus", ""))
-        if "checksum mismatch" in said:
+        if _MISMATCH in said:
             raise Integrity(
                 f"site {self.site} received other bytes than were described: send them again",
                 detail=said,
@@ -97,11 +98,7 @@ class ProxmoxImages(ProxmoxBase, ImagePull, ImagePush):
             newest = staged.owner
             if newest is None:
                 return Absent()
-            for volid, length in staged.images.values():
-                return Seen(
-                    ImageSeen(ref=volid, state=ImageState.READY, epoch=newest.epoch, length=length)
-                )
-            return self._under_way(storage, newest)
+            return _ready(staged, newest) or self._under_way(storage, newest)
         except (Busy, Unavailable) as e:
             return Unknown(why=str(e))
 
@@ -199,8 +196,17 @@ class ProxmoxImages(ProxmoxBase, ImagePull, ImagePush):
                 working = ImageSeen(ref=ref, state=ImageState.WORKING, epoch=newest.epoch)
                 return Seen(working)
             if said != "OK" and not said.startswith("WARNINGS"):
-                failed = ImageSeen(ref=ref, state=ImageState.FAILED, epoch=newest.epoch, why=said)
-                return Seen(failed)
+                return Seen(
+                    ImageSeen(
+                        ref=ref,
+                        state=ImageState.FAILED,
+                        epoch=newest.epoch,
+                        why=said,
+                        damaged=_MISMATCH in said,
+                    )
+                )
+            # It may have ended after its file was looked for.
+            return _ready(self._staged(storage, newest), newest) or Absent()
         return Absent()
 
     def _uploads(self, node: str, owner: OwnerTag) -> list[tuple[ImageName | None, dict[str, Any]]]:
@@ -224,6 +230,12 @@ class ProxmoxImages(ProxmoxBase, ImagePull, ImagePush):
                 presented=owner.epoch,
                 found=found.epoch,
             )
+
+
+def _ready(staged: _Staged, newest: OwnerTag) -> Seen[ImageSeen] | None:
+    for volid, length in staged.images.values():
+        return Seen(ImageSeen(ref=volid, state=ImageState.READY, epoch=newest.epoch, length=length))
+    return None
 
 
 class _Upload(io.RawIOBase):

@@ -131,6 +131,12 @@ class SiteActivities:
             with self._calling(at.site, meter) as driver:
                 answer = images(driver).find_image(at.work.tag(at.artefact))
             image = known(answer, f"image {at.step} at {at.site}")
+            if image.state is ImageState.FAILED and image.damaged:
+                raise Integrity(
+                    f"{at.site} got other bytes of the image than were sent ({image.why}): nothing"
+                    " was made from it; ask again, and look at the way there if it comes again",
+                    detail=image.why,
+                )
             if image.state is ImageState.FAILED:
                 raise Unsupported(
                     f"{at.site} could not take in the image ({image.why}): nothing was made from"
