@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from temporalio import activity
@@ -130,7 +130,7 @@ class SiteActivities:
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = images(driver).find_image(at.work.tag(at.artefact))
-            image = known(answer, f"image {at.step} at {at.site}")
+            image = made(driver, answer, f"image {at.step} at {at.site}")
             if image.state is ImageState.FAILED and image.damaged:
                 raise Integrity(
                     f"{at.site} got other bytes of the image than were sent ({image.why}): nothing"
@@ -165,7 +165,7 @@ class SiteActivities:
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = require(driver, Volumes).find_volume(at.work.tag(at.artefact))
-            volume = known(answer, f"volume {at.step} at {at.site}")
+            volume = made(driver, answer, f"volume {at.step} at {at.site}")
             if volume.state is VolumeState.FAILED:
                 raise Unsupported(
                     f"{at.site} could not make the volume ({volume.why}): look there, then ask"
@@ -222,7 +222,7 @@ class SiteActivities:
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = self._look(driver, at)
-            seen = known(answer, f"instance at {at.site}")
+            seen = made(driver, answer, f"instance at {at.site}")
             if seen.state is InstanceState.FAILED:
                 raise Unsupported(
                     f"{at.site} could not make the instance ({seen.why}): look there, then ask"
@@ -441,6 +441,14 @@ class SiteActivities:
 def images(driver: Driver) -> ImagePull | ImagePush:
     """The facet that finds and deletes staged images, however they came in."""
     return driver if isinstance(driver, ImagePull) else require(driver, ImagePush)
+
+
+def made(driver: Driver, answer: Answer[T], what: str) -> T:
+    """As `known`, of what was just asked for: a site may take its settle time to show it."""
+    settle = timedelta(seconds=driver.limits.settle_seconds)
+    if isinstance(answer, Absent) and waited_so_far() < settle:
+        raise NotYet(f"{what} is not shown yet")
+    return known(answer, what)
 
 
 def known(answer: Answer[T], what: str) -> T:
