@@ -9,14 +9,18 @@ from temporalio.workflow import ActivityCancellationType
 QUEUE = "control"
 
 
+# A worker that was not heard of for so long is dead, and its step is another's to try.
+ALIVE = timedelta(seconds=10)
+
+
 class Options(TypedDict):
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
     retry_policy: RetryPolicy
 
 
 class LongOptions(Options):
-    heartbeat_timeout: timedelta
     cancellation_type: ActivityCancellationType
 
 
@@ -24,6 +28,7 @@ class LongOptions(Options):
 RECORD: Options = {
     "start_to_close_timeout": timedelta(seconds=30),
     "schedule_to_close_timeout": timedelta(hours=1),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(seconds=10)
     ),
@@ -33,6 +38,7 @@ RECORD: Options = {
 FORWARD: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(days=30),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)
     ),
@@ -42,6 +48,7 @@ FORWARD: Options = {
 CALL: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=200),
         maximum_interval=timedelta(seconds=10),
@@ -53,6 +60,7 @@ CALL: Options = {
 WAIT: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(hours=2),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=100),
         backoff_coefficient=1.25,
@@ -64,6 +72,7 @@ WAIT: Options = {
 ASK: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(minutes=3),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=300), maximum_attempts=3),
 }
 
@@ -71,6 +80,7 @@ ASK: Options = {
 UNDO: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(hours=2),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)
     ),
@@ -80,6 +90,7 @@ UNDO: Options = {
 CLEAN: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
     "schedule_to_close_timeout": timedelta(minutes=5),
+    "heartbeat_timeout": ALIVE,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(seconds=5)
     ),

@@ -20,6 +20,7 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.delete_instance import DeleteInstance, FinalizeMove
+from workflows.heartbeats import BeatsForSteps
 from workflows.images import DeleteImage, ImportImage
 from workflows.mend_operation import MendOperation
 from workflows.move_instance import MoveInstance, PlanMove
@@ -108,7 +109,7 @@ def build_worker(
         max_concurrent_activities=threads,
         workflow_runner=RUNNER,
         workflow_failure_exception_types=list(FAILURES),
-        interceptors=list(interceptors),
+        interceptors=[*interceptors, BeatsForSteps()],
         graceful_shutdown_timeout=timedelta(seconds=10),
         max_heartbeat_throttle_interval=timedelta(milliseconds=500),
         default_heartbeat_throttle_interval=timedelta(milliseconds=500),

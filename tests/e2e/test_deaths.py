@@ -29,6 +29,21 @@ def test_a_worker_that_is_killed_in_the_copy_is_followed_by_another(
     assert shop.journal(name).damaged == ()
 
 
+def test_a_worker_that_is_killed_in_short_steps_is_followed_soon(
+    system: System, shop: Shop
+) -> None:
+    """Each death costs the ten seconds after which a silent worker counts as dead."""
+    name = shop.instance(OPENSTACK)
+    with system.killable_worker() as worker:
+        _, path = shop.begin_move(name, PROXMOX)
+        for short in ("stop source", "power on isolated"):
+            shop.step(path, short, state="any")
+            worker.kill()
+            worker.start()
+        system.done(path)
+    assert (shop.home(name), shop.power(name)) == (PROXMOX, "on")
+
+
 @pytest.mark.parametrize(
     ("home", "to", "at", "way"),
     [

@@ -48,7 +48,7 @@ class EndingActivities:
         self._store = store
         self._clock = clock
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def finish(self, outcome: Outcome) -> None:
         """Write the end down: operation, resource, move, lease, served images, audit."""
         now = self._clock()

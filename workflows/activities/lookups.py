@@ -84,7 +84,7 @@ class LookupActivities:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def stuck(self, operation: str) -> Stuck | None:
         """What a mending story begins from; None when the operation has ended."""
         with translated("stuck"), self._store.read() as tx:
@@ -105,7 +105,7 @@ class LookupActivities:
                 switched=op.phase == SWITCHED,
             )
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def made_at_target(self, work: Work) -> list[Artefact]:
         """What a move made and did not release, exports aside."""
         with translated("made"), self._store.read() as tx:
@@ -115,26 +115,26 @@ class LookupActivities:
                 if a.state is not ArtefactState.RELEASED and a.kind is not ArtefactKind.EXPORT
             ]
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def domain_of(self, operation: str) -> str:
         """The dedup domain of the operation's workspace."""
         with translated("domain"), self._store.read() as tx:
             op = tx.operations.get(operation_id(operation))
             return domain_owner(op.tenant or "", op.workspace or IMAGES)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def image_domain_of(self, operation: str) -> str:
         """The dedup domain of the images of the operation's tenant."""
         with translated("domain"), self._store.read() as tx:
             op = tx.operations.get(operation_id(operation))
             return domain_owner(op.tenant or "", IMAGES)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def subject_of(self, operation: str) -> str:
         with translated("subject"), self._store.read() as tx:
             return str(tx.operations.get(operation_id(operation)).subject)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def home(self, work: Work) -> Home:
         """Where the instance is; Conflict when it was never provisioned."""
         with translated("home"), self._store.read() as tx:
@@ -149,14 +149,14 @@ class LookupActivities:
                 manner=Manner(str(op.order.get("manner", Manner.GRACEFUL))),
             )
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def belongings(self, operation: str) -> Belongings:
         """Everything of the instance at every site, and its recovery points."""
         with translated("belongings"), self._store.read() as tx:
             op = tx.operations.get(operation_id(operation))
             return _belongings(tx, InstanceId(op.subject), frozenset(ArtefactState))
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def retained(self, operation: str) -> Belongings:
         """What earlier moves retained, and the recovery points they copied.
 

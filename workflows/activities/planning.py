@@ -53,7 +53,7 @@ class PlanActivities:
         self._connect = connect
         self._clock = clock
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def verify_site(self, operation: str) -> None:
         """Log in, look around, and show what the site can and offers."""
         op_id = operation_id(operation)
@@ -110,7 +110,7 @@ class PlanActivities:
 
     # Provisioning
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def plan_provision(self, operation: str) -> ProvisionPlan:
         """The plan for a new instance; raises the error that its first blocker stands for."""
         op_id = operation_id(operation)
@@ -146,7 +146,7 @@ class PlanActivities:
 
     # Moves
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def plan_move(self, operation: str) -> MovePlan | None:
         """The plan to run, written down; None when findings block it."""
         op_id = operation_id(operation)

@@ -96,7 +96,7 @@ class RecordActivities:
         self._steps = steps
         self._clock = clock
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def begin(self, operation: str) -> None:
         """Running from now on; a second beginning changes nothing."""
         now = self._clock()
@@ -115,7 +115,7 @@ class RecordActivities:
                 tx.resources.patch_status(move, {"operation": op.name, "phase": "begun"}, now=now)
             audit(tx, op, "began", now)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def take_lease(self, operation: str) -> Work:
         """The right to change the instance's home or power; Busy names who holds it."""
         op_id = operation_id(operation)
@@ -127,13 +127,13 @@ class RecordActivities:
             lease = tx.leases.take(instance, op_id, self._clock())
             return Work(operation=op_id, instance=instance, epoch=lease.epoch)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def release_lease(self, operation: str) -> None:
         with translated("undo: lease"), self._store.begin() as tx:
             op = tx.operations.get(operation_id(operation))
             tx.leases.release(InstanceId(op.subject), op.id)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def phase(self, order: Phase) -> None:
         with translated("phase"), self._store.begin() as tx:
             op = tx.operations.update(operation_id(order.operation), phase=order.phase)
@@ -141,7 +141,7 @@ class RecordActivities:
             if move is not None:
                 tx.resources.patch_status(move, {"phase": order.phase}, now=self._clock())
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def retain(self, order: Retain) -> None:
         """Written down as retained: nothing copied is destroyed by unwinding."""
         now = self._clock()
@@ -158,7 +158,7 @@ class RecordActivities:
             op = tx.operations.get(order.work.operation)
             audit(tx, op, "retained", now, artefact=str(order.artefact), kind=order.kind)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def placed(self, order: Placed) -> None:
         """The end of provisioning: the instance has a home."""
         now = self._clock()
@@ -169,7 +169,7 @@ class RecordActivities:
                 if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
                     tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def unplaced(self, work: Work) -> None:
         """The undo of `placed`: a place without a copy, so that it can be provisioned again."""
         with translated("record no home"), self._store.begin() as tx:
@@ -182,14 +182,14 @@ class RecordActivities:
                 tx.placements.delete(work.instance)
                 tx.placements.create(replace(placement, copy=None))
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def power_seen(self, order: PowerSeen) -> None:
         now = self._clock()
         with translated("record power"), self._store.begin() as tx:
             tx.leases.check(order.work.instance, order.work.operation, order.work.epoch)
             _show_power(tx, order.work.instance, order.power, now)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def switch_home(self, order: Switch) -> None:
         """Home, epoch and phase change together, or not at all. Doing it twice does it once."""
         now = self._clock()

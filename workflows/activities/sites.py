@@ -105,7 +105,7 @@ class SiteActivities:
 
     # Images
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def pull_image(self, order: StageImage) -> str | None:
         """Ask the site to fetch an image; None when it will not fetch from us."""
         at = order.at
@@ -124,7 +124,7 @@ class SiteActivities:
             self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def wait_image(self, at: At) -> str:
         """The staged image's ref, once the site has all of it."""
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -150,7 +150,7 @@ class SiteActivities:
 
     # Volumes
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def create_volume(self, order: MakeVolume) -> str:
         at = order.at
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -160,7 +160,7 @@ class SiteActivities:
             self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def wait_volume(self, at: At) -> VolumeSeen:
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
@@ -179,7 +179,7 @@ class SiteActivities:
 
     # Instances
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def create_instance(self, order: MakeInstance) -> str:
         """Create under an anchor that was written down first."""
         at = order.at
@@ -216,7 +216,7 @@ class SiteActivities:
     def _look(self, driver: Driver, at: At) -> Answer[InstanceSeen]:
         return require(driver, Instances).find(at.work.tag(at.artefact), self._anchor_of(at))
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def wait_instance(self, at: At) -> InstanceSeen:
         """The instance, once it is there and settled."""
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -234,7 +234,7 @@ class SiteActivities:
             self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
             return seen
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def set_power(self, order: SetPower) -> None:
         """Ask for power; an instance that is gone is off."""
         at = order.at
@@ -250,7 +250,7 @@ class SiteActivities:
                     at.work.tag(at.artefact), order.power, order.manner
                 )
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def wait_power(self, order: SetPower) -> None:
         """Return once the site shows the power asked for; a deaf guest is cut after `patience`."""
         at = order.at
@@ -270,7 +270,7 @@ class SiteActivities:
                     )
             raise NotYet(f"{at.site} is powering the instance {order.power}")
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def isolate_nics(self, at: At) -> None:
         with (
             self._steps.step(at.work.operation, at.step) as meter,
@@ -278,7 +278,7 @@ class SiteActivities:
         ):
             require(driver, Instances).isolate_nics(at.work.tag(at.artefact))
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def connect_nics(self, at: At) -> None:
         with (
             self._steps.step(at.work.operation, at.step) as meter,
@@ -286,7 +286,7 @@ class SiteActivities:
         ):
             require(driver, Instances).connect_nics(at.work.tag(at.artefact))
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def give_up_nics(self, at: At) -> None:
         """A copy that stays keeps no MAC or address from the next one."""
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -295,7 +295,7 @@ class SiteActivities:
             if not done:
                 raise NotYet(f"{at.site} is letting go of the nics")
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def probe_boot(self, order: Probe) -> str:
         """The boot proof of the guest, once it contains the pattern."""
         at = order.at
@@ -317,7 +317,7 @@ class SiteActivities:
 
     # Fencing
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def fence(self, order: Fence) -> FenceProof:
         at = order.at
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -327,7 +327,7 @@ class SiteActivities:
             meter.message = f"{proof.level}, seen by {proof.observer}"
             return proof
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def verify_fence(self, order: Fence) -> FenceProof:
         at = order.at
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -345,7 +345,7 @@ class SiteActivities:
                 reason="fence-too-weak",
             )
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def unfence(self, at: At) -> None:
         with (
             self._steps.step(at.work.operation, at.step) as meter,
@@ -355,7 +355,7 @@ class SiteActivities:
 
     # Exports
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def prepare_export(self, order: Export) -> ExportSeen:
         """The export, once it can be read."""
         at = order.at
@@ -376,7 +376,7 @@ class SiteActivities:
             self._became(at, ArtefactState.ALLOCATED)
             return seen
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def release_export(self, at: At) -> None:
         """Gone when this returns."""
         with self._steps.step(at.work.operation, at.step) as meter:
@@ -395,7 +395,7 @@ class SiteActivities:
 
     # Removal
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def remove(self, order: Remove) -> None:
         """Make one object go; gone when this returns."""
         at = order.at

@@ -76,7 +76,7 @@ class SweepActivities:
         self._connect = connect
         self._clock = clock
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def sites_to_sweep(self, operation: str) -> list[SiteName]:
         """The operation's site, or all of them."""
         with self._store.read() as tx:
@@ -86,7 +86,7 @@ class SweepActivities:
                 return [SiteName(one.key.name)]
             return [SiteName(s.key.name) for s in tx.resources.list(Kind.SITE, limit=10_000)]
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def sweep_site(self, order: SweepSite) -> Swept:
         op_id = operation_id(order.operation)
         with self._steps.step(op_id, f"sweep {order.site}") as meter:

@@ -395,7 +395,7 @@ class TransferActivities:
             )
         return path
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def discard_upload(self, operation: str) -> None:
         """The uploaded file has served its purpose, or is no image."""
         with translated("discard upload"):
@@ -403,7 +403,7 @@ class TransferActivities:
                 op = tx.operations.get(operation_id(operation))
             (self._uploads / Path(str(op.order["file"])).name).unlink(missing_ok=True)
 
-    @activity.defn
+    @activity.defn(no_thread_cancel_exception=True)
     def forget_point(self, point: str) -> None:
         """The vault need not keep it any more; unknown is fine."""
         with translated("forget point"):
