@@ -5,7 +5,7 @@ UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv
 WORKERS ?= 2
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: demo dev test check lint fix coverage lock docs
+.PHONY: demo dev test check lint fix coverage bench lock docs
 
 demo: .venv/run ## the main job, from an image to two providers and back
 	$(BIN)/python -m api.demo $(if $(IMAGE),--image $(IMAGE))
@@ -31,6 +31,9 @@ fix: .venv/dev ## format and mend what can be mended
 coverage: .venv/dev ## branch coverage of controlplane and workflows
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=
 	$(BIN)/coverage report --include='controlplane/*,workflows/*' --skip-covered --fail-under=90
+
+bench: .venv/dev ## what is promised in figures, measured; WHAT=overhead for one
+	$(BIN)/python -m tests.bench $(WHAT)
 
 docs: .venv/dev ## what is generated from the providers' cards
 	$(BIN)/python -m drivers.cards

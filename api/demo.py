@@ -250,13 +250,15 @@ class Demo:
             "--address", "10.0.4.12", "--start",
         )  # fmt: skip
         say("move it to Proxmox VE, cold")
-        self.move(PROXMOX, *_TO_PROXMOX)
+        self.move(PROXMOX, *_TO_PROXMOX, "--method", "cold")
         say("a move that must be refused: more downtime than is allowed")
         self.refused()
         say("a move whose acceptance check fails: it rolls back")
         self.rolled_back()
         say("move it home; the worker is killed in the middle of the copy")
         self.move_with_a_killed_worker()
+        say("move it again, warm: it runs and writes until the cutover, which waits for you")
+        self.move_warm()
         say("what an outsider saw, what is left at the sites, and the audit log")
         self.witnessed()
         self.swept()
@@ -342,6 +344,32 @@ class Demo:
         self.system.fedctl("operation", "watch", f"shop/{name}")
         move = self.system.ask("moves", "show", INSTANCE)
         self._moved(home, OPENSTACK, move, monotonic() - began)
+
+    def move_warm(self) -> None:
+        home, began = self._home(), monotonic()
+        self.system.fedctl(
+            "move", INSTANCE, "--to", PROXMOX, *_TO_PROXMOX, "--method", "warm",
+            "--cutover", "manual", "--yes", "--no-wait",
+        )  # fmt: skip
+        name = self.system.ask("moves", "show", INSTANCE)["status"]["operation"]
+        why = self._await_cutover(name)
+        sys.stdout.write(f"the move waits: {why}\n")
+        shown = self.system.ask("instance", "show", INSTANCE)["status"]
+        must(shown["powerState"] == "on", f"{INSTANCE} does not run while it is copied")
+        self.system.fedctl("moves", "cutover", INSTANCE)
+        self.system.fedctl("operation", "watch", f"shop/{name}")
+        move = self.system.ask("moves", "show", INSTANCE)
+        self._moved(home, PROXMOX, move, monotonic() - began)
+
+    def _await_cutover(self, name: str) -> str:
+        until = monotonic() + _READY
+        while monotonic() < until:
+            status = self.system.operation(name)["status"]
+            must(not status.get("outcome"), f"the move ended too soon: {status.get('problem')}")
+            if waits := str(status["result"].get("waitsFor") or ""):
+                return waits
+            _pause(0.1)
+        raise Failed("the move never came to its cutover")
 
     def _await_copying(self, name: str) -> int:
         until = monotonic() + 60

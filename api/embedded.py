@@ -226,11 +226,12 @@ class Embedded:
             "--ports", json.dumps({k: ports[k] for k in _PORTS[3:]}),
             "--profile", self._profile, "--seed", str(self._seed),
         )  # fmt: skip
-        self._await(agent, agent_socket.exists)
-        self._prepare_database()
+        # These take their seconds to load, and then wait for the database.
         api = self._child("api", python, "-m", "api.http")
         gateway = self._child("gateway", python, "-m", "api.gateway")
         self._child("worker", python, "-m", "workflows")
+        self._await(agent, agent_socket.exists)
+        self._prepare_database()
         self._await(simulators, sites.exists)
         self._await(api, lambda: _answers(f"{self.url}/.wellknown/secapi"))
         self._await(gateway, lambda: _answers(f"http://127.0.0.1:{ports['gateway']}/healthz"))

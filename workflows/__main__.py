@@ -12,11 +12,14 @@ from controlplane.domain.ids import OperationId
 from controlplane.services.assembly import Assembly, SystemClock, assemble
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
+from workflows.activities.changes import ChangeActivities
+from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
@@ -57,6 +60,11 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
             gateway_url=settings.gateway_url,
         ),
         sweep=SweepActivities(store, steps, connect, now),
+        snapshots=SnapshotActivities(store, steps, connect, now),
+        changes=ChangeActivities(
+            store=store, steps=steps, connect=connect, clock=now, vault=parts.vault
+        ),
+        control=ControlActivities(store, now),
     )
 
 
@@ -115,11 +123,12 @@ async def _main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("temporalio").setLevel(logging.ERROR)
+    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))
+    parts.store.await_schema()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))
     work = asyncio.ensure_future(_work(settings, parts, stop))
     waiting = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,35 +1,31 @@
-"""An instance changes its site: stopped, fenced, copied, proven, accepted, switched."""
+"""An instance changes its site: copied, stopped, fenced, proven, accepted, switched."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
-from functools import partial
+from uuid import UUID
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind
-from controlplane.domain.disk import DiskSource
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import CheckKind, MovePlan
+from controlplane.planning.passes import Gate, Next, next_pass, rest
+from workflows.activities.control import AskGate, ControlActivities
 from workflows.activities.endings import Outcome
-from workflows.activities.lookups import LookupActivities
-from workflows.activities.orders import At, Export, Fence, Probe, SetPower
+from workflows.activities.moving import Proof
+from workflows.activities.orders import At, Fence, Probe, SetPower
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import Phase, RecordActivities, Retain, Switch
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
-from workflows.activities.transfer import (
-    CommitPoint,
-    Copied,
-    CopyDisk,
-    Proof,
-    TransferActivities,
-)
-from workflows.calls import OperationOrder, ask, call, clean, copy, forward, record, undo, wait
+from workflows.activities.transfer import TransferActivities
+from workflows.calls import OperationOrder, ask, call, clean, forward, record, remove, undo, wait
 from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
+from workflows.source import Source
 from workflows.target import DiskBytes, Target
 
 
@@ -48,9 +44,36 @@ class PlanMove:
         return Outcome(operation=operation, state=state)
 
 
+class Nudge:
+    """Somebody decided something: look at the rows."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def give(self) -> None:
+        self._given = True
+
+    async def within(self, patience: timedelta) -> bool:
+        """Whether one came before so long had passed; each wakes once."""
+        try:
+            await workflow.wait_condition(lambda: self._given, timeout=patience)
+        except TimeoutError:
+            return False
+        self._given = False
+        return True
+
+
 @workflow.defn
 class MoveInstance:
-    """The cold move. Before the switch everything unwinds; from there it only goes forward."""
+    """Cold or warm. Before the switch everything unwinds; from there it only goes forward."""
+
+    def __init__(self) -> None:
+        self._nudge = Nudge()
+
+    @workflow.signal
+    def nudge(self) -> None:
+        """A decision was written down."""
+        self._nudge.give()
 
     @workflow.run
     async def run(self, order: OperationOrder) -> str:
@@ -64,36 +87,85 @@ class MoveInstance:
             ask(RecordActivities.take_lease, operation),
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
-        run = _Run(work, plan, saga)
+        run = _Run(work, plan, saga, self._nudge)
         await before(plan.deadline, run.up_to_the_switch())
         await run.switch_and_settle()
         return Outcome(operation=operation, state=OperationState.SUCCEEDED, result=run.result())
 
 
 class _Run:
-    def __init__(self, work: Work, plan: MovePlan, saga: Saga) -> None:
+    def __init__(self, work: Work, plan: MovePlan, saga: Saga, nudge: Nudge) -> None:
         self.work = work
         self.plan = plan
         self.saga = saga
-        self.copied: list[Copied] = []
+        self.nudge = nudge
+        self.source = Source(work, plan, saga)
         self.target: Target | None = None
-        self.domain = ""
-        self.down_since = workflow.now()
         self.downtime = timedelta()
+        self.before_last: UUID | None = None
 
     async def up_to_the_switch(self) -> None:
+        if self.plan.passes.warm:
+            await self._copy_while_it_runs()
         await self._phase("cutover")
-        await self._stop_source()
+        await self.source.stop()
         await self._phase("copying")
-        await self._copy_disks()
+        base = self.before_last = self.source.point
+        await self.source.copy_stopped()
         await self._phase("target")
-        target = self._build_target()
-        await target.make(self.saga)
+        target = self._target()
+        await self._bring(target, "last ", base)
         await self._phase("acceptance")
         await self._accept(target)
 
+    async def _copy_while_it_runs(self) -> None:
+        """Passes until the rest fits the budget and nobody objects to the cutover."""
+        await self._phase("full-copy")
+        await self.source.copy_running()
+        if self.plan.passes.seeded:
+            await self._phase("target")
+            await self._target().make(self.saga)
+        await self._phase("changes")
+        while not (gate := await self._gate()).open:
+            if self._following() is not Next.PASS:
+                await self._phase("waiting")
+                if await self.nudge.within(gate.look_again):
+                    continue
+                await self._phase("changes")
+            await self._pass()
+
+    async def _pass(self) -> None:
+        base, number = self.source.point, len(self.source.passes())
+        await self.source.copy_running()
+        if self.plan.passes.seeded:
+            await self._bring(self._target(), f"pass {number} ", base)
+        await remove(TransferActivities.forget_point, str(base))
+
+    async def _bring(self, target: Target, label: str, base: UUID | None) -> None:
+        """What was just copied, into the target."""
+        if target.made and base is not None and self.source.point is not None:
+            await target.follow(self.saga, label, base, self.source.point)
+        else:
+            await target.make(self.saga)
+
+    def _following(self) -> Next:
+        return next_pass(self.plan.passes, self.source.size, self.source.passes())
+
+    async def _gate(self) -> Gate:
+        passes = self.plan.passes
+        expected = rest(passes, self.source.size, self.source.passes())
+        return await record(
+            ControlActivities.gate,
+            AskGate(
+                operation=str(self.work.operation),
+                policy=passes,
+                following=self._following(),
+                expected=None if expected is None else expected.total_seconds(),
+            ),
+        )
+
     async def switch_and_settle(self) -> None:
-        target = self._build_target()
+        target = self._target()
         await unstoppable(
             forward(
                 RecordActivities.switch_home,
@@ -103,17 +175,22 @@ class _Run:
         self.saga.switch()
         await unstoppable(forward(SiteActivities.connect_nics, target.at("connect", "instance")))
         if self.plan.was_on:
-            self.downtime = workflow.now() - self.down_since
-        await unstoppable(_given_up(self._source("retire source")))
+            self.downtime = workflow.now() - self.source.down_since
+        await unstoppable(_given_up(self.source.at("retire source")))
+        await unstoppable(self.source.tidy())
         await unstoppable(target.remove_images())
+        if self.before_last is not None:
+            point = str(self.before_last)
+            await unstoppable(forward(TransferActivities.forget_point, point))
 
     def result(self) -> dict[str, object]:
         proofs: list[Proof] = self.target.proofs if self.target else []
+        warm = self.plan.passes.warm
         return {
-            "method": "cold",
-            "bytesRead": sum(c.bytes_read for c in self.copied),
-            "bytesSent": sum(c.bytes_new for c in self.copied),
-            "bytesWritten": sum(p.bytes_read for p in proofs),
+            "method": "warm" if warm else "cold",
+            "bytesRead": self.source.read,
+            "bytesSent": self.source.new,
+            "bytesWritten": self.target.written if self.target else 0,
             "downtimeSeconds": round(self.downtime.total_seconds(), 3),
             "proof": [
                 {
@@ -124,98 +201,26 @@ class _Run:
                 }
                 for p in proofs
             ],
+            **({"passes": [asdict(each) for each in self.source.passes()]} if warm else {}),
         }
-
-    def _source(self, step: str) -> At:
-        return At(work=self.work, site=self.plan.source, artefact=self.plan.copy, step=step)
 
     async def _phase(self, name: str) -> None:
         await record(RecordActivities.phase, Phase(operation=str(self.work.operation), phase=name))
 
-    async def _stop_source(self) -> None:
-        self.down_since = workflow.now()
-        off = SetPower(at=self._source("stop source"), power=Power.OFF)
-        await self.saga.step(call(SiteActivities.set_power, off), undo=self._restart_source)
-        await wait(SiteActivities.wait_power, replace(off, at=self._source("source stopped")))
-        await self.saga.step(
-            call(
-                SiteActivities.fence,
-                Fence(at=self._source("fence source"), level=self.plan.fence),
-            ),
-            undo=lambda: undo(SiteActivities.unfence, self._source("undo: unfence source")),
-        )
-
-    async def _restart_source(self) -> None:
-        if not self.plan.was_on:
-            return
-        on = SetPower(at=self._source("undo: start source"), power=Power.ON)
-        await undo(SiteActivities.set_power, on)
-        await undo(SiteActivities.wait_power, on)
-
-    async def _copy_disks(self) -> None:
-        point = derived(self.work.operation, "point")
-        domain = await record(LookupActivities.domain_of, str(self.work.operation))
-        for disk in self.plan.target.disks:
-            release = self._export(f"release export {disk.index}", disk.index)
-            await self.saga.step(
-                wait(
-                    SiteActivities.prepare_export,
-                    Export(
-                        at=self._export(f"export {disk.index}", disk.index),
-                        source=DiskSource(volume=disk.volume or ""),
-                    ),
-                ),
-                undo=partial(undo, SiteActivities.release_export, release),
-            )
-            self.copied.append(
-                await copy(
-                    TransferActivities.copy_disk,
-                    CopyDisk(
-                        at=self._export(f"copy {disk.index}", disk.index),
-                        point=point,
-                        disk=disk.index,
-                        domain=domain,
-                    ),
-                )
-            )
-        await copy(
-            TransferActivities.commit_point,
-            CommitPoint(
-                work=self.work,
-                point=point,
-                domain=domain,
-                step="commit copy",
-                copied=tuple(self.copied),
-            ),
-        )
-        for disk in self.plan.target.disks:
-            await wait(
-                SiteActivities.release_export,
-                self._export(f"release export {disk.index}", disk.index),
-            )
-        self.domain = domain
-
-    def _export(self, step: str, index: int) -> At:
-        return At(
-            work=self.work,
-            site=self.plan.source,
-            artefact=derived(self.work.operation, "source-export", index),
-            step=step,
-        )
-
-    def _build_target(self) -> Target:
+    def _target(self) -> Target:
+        """Made from the point that is the newest when it is first asked for."""
         if self.target is None:
             self.target = Target(
                 self.work,
                 self.plan.target,
                 tuple(
                     DiskBytes(
-                        point=derived(self.work.operation, "point"),
+                        point=self.source.point or derived(self.work.operation, "point"),
                         disk=index,
-                        domain=self.domain,
+                        domain=self.source.domain,
                         digest=copied.digest,
                     )
-                    for index, copied in enumerate(self.copied)
+                    for index, copied in enumerate(self.source.copied)
                 ),
                 self._retain,
                 isolated=True,
@@ -242,7 +247,7 @@ class _Run:
             return
         await call(
             SiteActivities.verify_fence,
-            Fence(at=self._source("verify fence"), level=self.plan.fence),
+            Fence(at=self.source.at("verify fence"), level=self.plan.fence),
         )
         on = SetPower(at=target.at("power on isolated", "instance"), power=Power.ON)
         await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)

@@ -45,6 +45,10 @@ class Saga:
         self._undos.append(undo)
         return await settled(do)
 
+    def done_with(self, undo: Undo) -> None:
+        """What `undo` would take back has gone in the meantime."""
+        self._undos = [each for each in self._undos if each != undo]
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -17,6 +17,7 @@ from controlplane.store.engine import Store
 from controlplane.store.outbox import OutboxItem
 from workflows.calls import OperationOrder
 from workflows.mend_operation import MendOperation
+from workflows.move_instance import MoveInstance
 from workflows.options import QUEUE
 from workflows.worker import STORIES
 
@@ -64,6 +65,8 @@ class Starter:
                 await self._start(item.operation, kind)
             elif item.what == "cancel":
                 await self._cancel(item.operation)
+            elif item.what == "nudge":
+                await self._nudge(item.operation)
             elif item.what == "mend":
                 await self._mend(item)
             await asyncio.to_thread(self._done, item)
@@ -102,6 +105,13 @@ class Starter:
             )
         except WorkflowAlreadyStartedError:
             _log.debug("mended before")
+
+    async def _nudge(self, operation: OperationId) -> None:
+        try:
+            await self._client.get_workflow_handle(str(operation)).signal(MoveInstance.nudge)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     async def _cancel(self, operation: OperationId) -> None:
         try:

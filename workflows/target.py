@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from temporalio.exceptions import ActivityError
@@ -13,8 +14,11 @@ from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, 
 from controlplane.domain.network import NicSpec
 from controlplane.domain.plan import Delivery, DiskPlan, TargetPlan
 from controlplane.domain.site import CreateOrder
+from workflows.activities.changes import ChangeActivities, ProveChanges, WriteChanges
+from workflows.activities.moving import Proof
 from workflows.activities.orders import (
     At,
+    CloseImport,
     Export,
     MakeInstance,
     MakeVolume,
@@ -24,10 +28,11 @@ from workflows.activities.orders import (
 )
 from workflows.activities.records import RecordActivities, Retain
 from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
-from workflows.activities.transfer import Proof, Prove, Publish, Push, TransferActivities
+from workflows.activities.transfer import Prove, Publish, Push, TransferActivities
 from workflows.calls import call, clean, copy, record, undo, wait
-from workflows.saga import Saga
+from workflows.saga import Saga, Undo
 
 Taken = Callable[[ArtefactKind, At], Awaitable[object]]
 
@@ -60,6 +65,8 @@ class Target:
         self.work = work
         self.plan = plan
         self.proofs: list[Proof] = []
+        self.written = 0
+        self._seen: InstanceSeen | None = None
         self._sources = sources
         self._take_back = take_back
         self._isolated = isolated
@@ -71,6 +78,10 @@ class Target:
             artefact=derived(self.work.operation, *path),
             step=step,
         )
+
+    @property
+    def made(self) -> bool:
+        return self._seen is not None
 
     @property
     def instance(self) -> At:
@@ -95,7 +106,64 @@ class Target:
         if self.plan.create_order is CreateOrder.INSTANCE_FIRST:
             for disk, made in zip(self.plan.disks, seen.disks, strict=True):
                 await self._prove(saga, disk, DiskSource(volume=made.volume, instance=seen.ref))
+        self._seen = seen
+        self.written += sum(proof.bytes_read for proof in self.proofs)
         return seen
+
+    async def follow(self, saga: Saga, label: str, base: UUID, point: UUID) -> None:
+        """From what `base` was to what `point` is: changes written, and read back."""
+        if self._seen is None:
+            raise RuntimeError("a target follows once it was made")
+        proofs = []
+        for disk, made in zip(self.plan.disks, self._seen.disks, strict=True):
+            volume = made.volume
+            close = CloseImport(
+                at=self.at(f"undo: {label}close writer {disk.index}", "instance"), volume=volume
+            )
+            shut: Undo = partial(undo, SnapshotActivities.close_import, close)
+            await saga.step(
+                copy(
+                    ChangeActivities.write_changes,
+                    WriteChanges(
+                        at=self.at(f"{label}write changes {disk.index}", "instance"),
+                        volume=volume,
+                        disk=disk.index,
+                        base=base,
+                        point=point,
+                    ),
+                ),
+                undo=shut,
+            )
+            saga.done_with(shut)
+            source = DiskSource(volume=volume, instance=self._seen.ref)
+            proofs.append(
+                await self._prove_changes(saga, label, disk, source, base=base, point=point)
+            )
+        self.proofs = proofs
+        self.written += sum(proof.bytes_read for proof in proofs)
+
+    async def _prove_changes(
+        self, saga: Saga, label: str, disk: DiskPlan, source: DiskSource, *, base: UUID, point: UUID
+    ) -> Proof:
+        artefact = ("target-export", disk.index, point)
+        release = self.at(f"{label}release read-back {disk.index}", *artefact)
+        gone: Undo = partial(undo, SiteActivities.release_export, release)
+        export = self.at(f"{label}read back {disk.index}", *artefact)
+        await saga.step(
+            wait(SiteActivities.prepare_export, Export(at=export, source=source)), undo=gone
+        )
+        proof = await copy(
+            ChangeActivities.prove_changes,
+            ProveChanges(
+                at=self.at(f"{label}proof {disk.index}", *artefact),
+                disk=disk.index,
+                base=base,
+                point=point,
+            ),
+        )
+        await wait(SiteActivities.release_export, release)
+        saga.done_with(gone)
+        return proof
 
     async def power(self, power: Power, manner: Manner, step: str) -> None:
         order = SetPower(at=self.at(step, "instance"), power=power, manner=manner)

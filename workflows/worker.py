@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +12,14 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from controlplane.domain.errors import FedctlError
 from controlplane.domain.operation import OperationKind
+from workflows.activities.changes import ChangeActivities
+from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.delete_instance import DeleteInstance, FinalizeMove
@@ -71,17 +74,12 @@ class Hands:
     sites: SiteActivities
     transfer: TransferActivities
     sweep: SweepActivities
+    snapshots: SnapshotActivities
+    changes: ChangeActivities
+    control: ControlActivities
 
     def activities(self) -> list[Any]:
-        groups = (
-            self.records,
-            self.lookups,
-            self.endings,
-            self.plans,
-            self.sites,
-            self.transfer,
-            self.sweep,
-        )
+        groups = [getattr(self, field.name) for field in fields(self)]
         return [
             method
             for group in groups

@@ -123,6 +123,7 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
         text = f"{units.size(disk['size'])} as {disk['format']}{storage}{longer}; {way}"
         parts.append((f"disk {disk['index']}", text))
+    parts.append(("copy", _copying(plan.get("passes") or {})))
     for index, nic in enumerate(target.get("nics", [])):
         kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
         came = f" (was {nic['source_network']})" if nic.get("source_network") else ""
@@ -136,6 +137,20 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
     if plan.get("return_path"):
         parts.append(("return", plan["return_path"]))
     return parts
+
+
+def _copying(passes: Doc) -> str:
+    if not passes.get("warm"):
+        return "cold: the source is stopped while its disks are read, sent and proven"
+    then = "then what changed" if passes.get("tracked") else "then all of it once more"
+    goes = "the target follows" if passes.get("seeded") else "imported at the cutover"
+    cutover = passes.get("cutover") or {}
+    when = "when you say so" if cutover.get("manual") else "by itself"
+    if cutover.get("not_before"):
+        when += f" after {cutover['not_before']}"
+    if cutover.get("not_after"):
+        when += f" until {cutover['not_after']}"
+    return f"warm: all of it while it runs, {then}; {goes}; cutover {when}"
 
 
 def _estimate(estimate: Doc) -> str:

@@ -23,6 +23,7 @@ _PATIENT = 60  # times of `_EVERY`: half a minute
 _BAR = 17
 _AROUND = 8  # lines of the screen that are not steps
 _NAME = 16
+_WAITS = "waits"
 _MARKS = {"ok": "ok", "running": ">>", "failed": "!!", "undone": "<<"}
 
 
@@ -133,6 +134,11 @@ class _Lines:
         if not self._told:
             self._session.say(f"{self._title}   operation {name_of(operation)}")
             self._told[""] = ""
+        waits = operation["status"].get("result", {}).get("waitsFor", "")
+        if waits != self._told.get(_WAITS, ""):
+            self._told[_WAITS] = waits
+            if waits:
+                self._session.say(f"  ..  waits: {waits}")
         for step in operation["status"]["steps"]:
             if self._told.get(step["name"]) != step["state"]:
                 self._told[step["name"]] = step["state"]
@@ -175,6 +181,8 @@ def screen(title: str, operation: Doc, *, rows: int = 20) -> RenderableType:
     lines += [_line(step_line(step)) for step in shown]
     lines += [_line(progress_line(copy, operation)) for copy in running_copies(operation)]
     if goes_on:
+        if waits := status.get("result", {}).get("waitsFor"):
+            lines.append(_line(f"  ..  waits: {waits}"))
         if not steps:
             lines.append(_line("  ..  waiting for a worker"))
         lines.append(_line("Ctrl-C leaves it running.", "dim"))

@@ -15,6 +15,7 @@ def main() -> None:
     settings = Settings()
     logging.basicConfig(level=settings.log_level.upper())
     parts = assemble(settings, process="gateway")
+    parts.store.await_schema()
 
     def find(token_sha256: str) -> Served | None:
         with parts.store.read() as tx:

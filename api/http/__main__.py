@@ -7,30 +7,8 @@ import uvicorn
 
 from api.http.app import create_app
 from api.http.settings import HttpSettings
-from controlplane.domain.ids import RegionName
-from controlplane.services import Services
-from controlplane.services.assembly import Assembly, SystemClock, assemble
-from controlplane.services.ports import ServiceSettings
-from controlplane.services.secrets import AuditSigner
+from controlplane.services.assembly import assemble, services
 from controlplane.settings import Settings
-
-ORIGIN = "fedctl.audit"
-
-
-def services(settings: Settings, parts: Assembly) -> Services:
-    """All use cases over one assembly."""
-    settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Services(
-        store=parts.store,
-        secrets=parts.secrets,
-        signer=AuditSigner(parts.agent, origin=ORIGIN),
-        clock=SystemClock(),
-        settings=ServiceSettings(
-            public_url=settings.public_url.rstrip("/"),
-            uploads=settings.uploads,
-            region=RegionName(settings.regions[0]),
-        ),
-    )
 
 
 def main() -> None:
@@ -39,6 +17,7 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     parts = assemble(settings, process="api")
+    parts.store.await_schema()
     key = settings.list_token_key
     chosen = HttpSettings()
     if key is not None:

@@ -6,8 +6,7 @@ Reads FEDCTL_* settings, the administrator's password from standard input, and p
 import argparse
 import sys
 
-from api.http.__main__ import services
-from controlplane.services.assembly import assemble
+from controlplane.services.assembly import assemble, services
 from controlplane.settings import Settings
 
 

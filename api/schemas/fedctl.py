@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from api.schemas.wire import Key, Name64, Reference, Shown, Status, Wire, Zone
 from controlplane.domain.finding import Severity
@@ -160,13 +160,26 @@ class MoveTarget(Wire):
     site: Zone
 
 
+class CutoverIn(Wire):
+    """When a warm move may stop its source; `manual`: when it is told to."""
+
+    mode: Literal["automatic", "manual"] = "automatic"
+    not_before: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    not_after: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
 class MoveSpec(Wire):
-    """An instance is to change its site. With `planOnly` only its plan is made."""
+    """An instance is to change its site. With `planOnly` only its plan is made.
+
+    `auto` is warm where that saves downtime.
+    """
 
     instance_ref: Reference
     target: MoveTarget
     sku_ref: Reference | None = None
     network_map: Annotated[list[NetworkMapping], Field(max_length=16)] = Field(default_factory=list)
+    method: Literal["auto", "warm", "cold"] = "auto"
+    cutover: CutoverIn | None = None
     max_downtime: Annotated[int, Field(ge=1, le=86400 * 7)] | None = None
     deadline: Annotated[int, Field(ge=1, le=86400 * 30)] = 86400
     retain_source: Annotated[int, Field(ge=0, le=86400 * 365)] = 86400 * 7
@@ -184,6 +197,8 @@ class MoveStatus(Status):
     estimate: dict[str, object] | None = None
     progress: list[ProgressOut] = Field(default_factory=list)
     downtime_seconds: float | None = None
+    waits_for: str = ""
+    last_pass_seconds: float | None = None
     proof: dict[str, object] | None = None
     operation: str | None = None
     retained: list[dict[str, object]] = Field(default_factory=list)

@@ -204,7 +204,7 @@ KINDS: tuple[KindFacts, ...] = (
         area="fedctl.mobility",
         collection="moves",
         scope=Scope.WORKSPACE,
-        actions=("cancel", "retry", "finalize"),
+        actions=("cancel", "retry", "finalize", "cutover", "hold", "resume"),
     ),
     KindFacts(
         kind=Kind.PLACEMENT,

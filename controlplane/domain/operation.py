@@ -35,6 +35,14 @@ class OperationState(StrEnum):
     NEEDS_ATTENTION = "needs-attention"
 
 
+class Decision(StrEnum):
+    """What a person decided about a move on its way; the story reads it before the cutover."""
+
+    NONE = ""
+    HOLD = "hold"
+    CUTOVER = "cutover"
+
+
 ENDED = frozenset(
     {
         OperationState.SUCCEEDED,
@@ -88,6 +96,7 @@ class Operation:
     result: Json = field(default_factory=dict)
     problem: Problem | None = None
     cancel_requested: bool = False
+    decision: Decision = Decision.NONE
     started_at: datetime | None = None
     ended_at: datetime | None = None
     deadline: datetime | None = None

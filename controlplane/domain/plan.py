@@ -1,7 +1,7 @@
 """What will be done, exactly, before anything is done."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from controlplane.domain.disk import DiskBus, DiskFormat
@@ -35,16 +35,45 @@ class AcceptanceCheck:
     within: timedelta = timedelta(seconds=120)
 
 
+class Method(StrEnum):
+    """Cold: the source is stopped for all of it. Warm: only what changes last is copied then."""
+
+    COLD = "cold"
+    WARM = "warm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutover:
+    """When a warm move may stop its source: by itself once the rest fits, or when told to.
+
+    Neither before `not_before` nor after `not_after`: a move that missed its window unwinds.
+    """
+
+    manual: bool = False
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+
+
+AT_ONCE = Cutover()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPolicy:
     """Bounds within which a pure function chooses each next copy pass.
 
-    A cold move has one pass, with the source stopped.
+    A cold move has one pass, with the source stopped. `budget` bounds the time in which the final
+    pass reads. `tracked`: the source tells what changed since a snapshot; else each pass reads all
+    of it. `seeded`: the target is made from the first pass and then follows by writing changes.
+    `strict`: without a rest that fits the budget somebody must decide.
     """
 
     warm: bool = False
     passes_max: int = 1
     budget: timedelta | None = None
+    tracked: bool = False
+    seeded: bool = False
+    strict: bool = False
+    cutover: Cutover = AT_ONCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,17 @@ class CreateOrder(StrEnum):
     INSTANCE_FIRST = "instance-first"
 
 
+class Changes(StrEnum):
+    """What a provider tells of a disk's changes since a snapshot of a running instance.
+
+    WHILE_ALIVE: nothing once its process is gone; the last of them are read from a paused one.
+    """
+
+    UNTOLD = "untold"
+    TOLD = "told"
+    WHILE_ALIVE = "while-alive"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Facts of a provider kind, narrowed by a site where it can tell. Sizes in bytes."""
@@ -57,6 +68,7 @@ class Limits:
     create_order: CreateOrder
     settle_seconds: float
     fence_level: FenceLevel
+    changes: Changes = Changes.UNTOLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,18 +9,21 @@ from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.ids import ArtefactId, InstanceId, SiteName
 from controlplane.domain.instance import Firmware, InstanceSeen, InstanceState, Power, Size
 from controlplane.domain.plan import (
+    AT_ONCE,
     AcceptanceCheck,
     CheckKind,
+    Cutover,
     Delivery,
     DiskPlan,
     Estimate,
+    Method,
     MovePlan,
     NicPlan,
     PassPolicy,
     TargetPlan,
 )
 from controlplane.domain.site import Capability, SiteFacts
-from controlplane.planning import sizing
+from controlplane.planning import sizing, warm
 from controlplane.planning.provision import (
     check_firmware,
     check_way_in,
@@ -73,6 +76,8 @@ class MoveWish:
     deadline: timedelta = timedelta(hours=12)
     retain: timedelta = timedelta(days=7)
     max_downtime: timedelta | None = None
+    method: Method | None = Method.COLD
+    cutover: Cutover = AT_ONCE
 
 
 def _blocker(id: str, subject: str, evidence: str, remedy: str) -> Finding:  # noqa: A002  # the field's name
@@ -200,19 +205,18 @@ def _disks(facts: MoveFacts) -> tuple[DiskPlan, ...]:
     )
 
 
-def _estimate(facts: MoveFacts, disks: tuple[DiskPlan, ...]) -> Estimate:
+def _estimate(facts: MoveFacts, disks: tuple[DiskPlan, ...], passes: PassPolicy) -> Estimate:
     size = sum(disk.size for disk in disks)
     rate = facts.rate.bytes_per_second or ASSUMED_RATE
-    # The disk is read at the source, brought into the target, and read back for the proof.
-    seconds = 3 * size / rate + PROVIDER_CALLS_SECONDS
+    expected = warm.times(passes, size, rate, PROVIDER_CALLS_SECONDS)
     basis = (
         f"measured {rate / MIB:.0f} MiB/s on {facts.rate.seen}"
         if facts.rate.bytes_per_second
         else f"assumed {ASSUMED_RATE // MIB} MiB/s; nothing was measured on this pair yet"
     )
     return Estimate(
-        seconds=round(seconds, 1),
-        downtime_seconds=round(seconds, 1),
+        seconds=round(expected.seconds, 1),
+        downtime_seconds=round(expected.downtime, 1),
         bytes_read=size,
         bytes_sent=size,
         basis=basis,
@@ -237,14 +241,15 @@ def _checks(facts: MoveFacts, wish: MoveWish) -> tuple[tuple[AcceptanceCheck, ..
     ]
 
 
-def _time_findings(estimate: Estimate, wish: MoveWish) -> list[Finding]:
+def _time_findings(estimate: Estimate, passes: PassPolicy, wish: MoveWish) -> list[Finding]:
     found: list[Finding] = []
     if wish.max_downtime and estimate.downtime_seconds > wish.max_downtime.total_seconds():
         found.append(
             _blocker(
                 "PTH03",
                 "downtime",
-                f"a cold move is down for about {estimate.downtime_seconds:.0f} s"
+                f"a {'warm' if passes.warm else 'cold'} move is down for about"
+                f" {estimate.downtime_seconds:.0f} s"
                 f" ({estimate.basis}); at most {wish.max_downtime.total_seconds():.0f} s are"
                 " allowed",
                 "allow more downtime",
@@ -286,22 +291,25 @@ def _sku(facts: MoveFacts, wish: MoveWish) -> tuple[Size, str | None, list[Findi
 
 
 def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
-    """The plan of a cold move. Pure, total: what stands against it is in its findings."""
+    """The plan of a move. Pure, total: what stands against it is in its findings."""
     target = facts.target
     size, sku, findings = _sku(facts, wish)
     disks = _disks(facts)
     nics, nic_findings = _nics(facts, wish)
     checks, check_findings = _checks(facts, wish)
-    estimate = _estimate(facts, disks)
-    sizes = tuple(disk.target_size for disk in disks)
     was_on = facts.seen is not None and facts.seen.power is Power.ON
+    asked = warm.WarmWish(method=wish.method, cutover=wish.cutover, max_downtime=wish.max_downtime)
+    passes, pass_findings = warm.policy(facts.source, target, asked, runs=was_on)
+    estimate = _estimate(facts, disks, passes)
+    sizes = tuple(disk.target_size for disk in disks)
     findings += _source_findings(facts)
     findings += check_way_in(target)
     findings += check_firmware(target, facts.firmware)
     findings += sizing.check_disks(target.limits, sizes, target.site)
     findings += sizing.check_name(target.limits, facts.name, target.site)
     findings += sizing.check_room(target.quota, size, sizes, target.site)
-    findings += nic_findings + check_findings + _time_findings(estimate, wish)
+    findings += nic_findings + check_findings + _time_findings(estimate, passes, wish)
+    findings += pass_findings
     if disks:
         findings.append(
             Finding(
@@ -328,7 +336,7 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
             ssh_keys=facts.ssh_keys,
             user_data=facts.user_data,
         ),
-        passes=PassPolicy(),
+        passes=passes,
         fence=(
             facts.source.limits.fence_level
             if Capability.FENCING in facts.source.capabilities

@@ -1,37 +1,103 @@
-"""Whether another copy pass is worth it, and when the rest fits the budget."""
+"""Whether another copy pass is worth it, and when the source may be stopped for the last one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from controlplane.domain.plan import PassPolicy
+from controlplane.domain.operation import Decision
+from controlplane.domain.plan import Cutover, PassPolicy
+
+HELD_PASS = timedelta(minutes=10)
+COPYING = "another pass is worth it"
 
 
 class Next(StrEnum):
-    """What follows a finished pass."""
+    """What follows a finished pass. STALLED: changes come faster than they are copied."""
 
     FINAL = "final"
     PASS = "pass"  # noqa: S105  # a copy pass
-    DONE = "done"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassDone:
-    """What was measured so far. Bytes to be read in the next pass, and the rate of reading."""
+    """One pass while the source ran: bytes read in `reading` seconds.
 
-    passes: int
-    source_stopped: bool
-    next_bytes: int
-    bytes_per_second: float
+    `since` are the seconds from the snapshot before to this pass's own, in which what it read had
+    changed (0 for the first); `age` those from its own to now, in which as much changes again.
+    """
+
+    read: int
+    reading: float
+    since: float
+    age: float
 
 
-def next_pass(policy: PassPolicy, done: PassDone) -> Next:
-    """The next step of the copy under `policy`; total and deterministic."""
-    if done.source_stopped:
-        return Next.DONE
-    if not policy.warm or done.passes >= policy.passes_max:
+def rest(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta | None:
+    """How long the next pass would read, from what was measured; None before that can be told."""
+    if not done:
+        return None
+    last = done[-1]
+    if not policy.tracked:
+        return timedelta(seconds=last.reading)
+    rate = sum(p.read for p in done) / max(sum(p.reading for p in done), 0.001)
+    if last.since <= 0:
+        return None
+    changed = last.read / last.since * last.age
+    return timedelta(seconds=min(changed, size) / max(rate, 1.0))
+
+
+def next_pass(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> Next:
+    """The next step of a warm copy of `size` bytes under `policy`; total and deterministic."""
+    needed = rest(policy, size, done)
+    if needed is not None and (policy.budget is None or needed <= policy.budget):
         return Next.FINAL
-    needed = timedelta(seconds=done.next_bytes / max(done.bytes_per_second, 1.0))
-    if policy.budget is not None and needed <= policy.budget:
-        return Next.FINAL
-    return Next.PASS
+    if len(done) < policy.passes_max:
+        return Next.PASS
+    if policy.strict and policy.tracked:
+        return Next.STALLED
+    return Next.FINAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Whether the source may be stopped now; else why not, and after how long to look again.
+
+    `missed`: it never may any more.
+    """
+
+    open: bool
+    why: str = ""
+    look_again: timedelta = HELD_PASS
+    missed: bool = False
+
+
+def gate(policy: PassPolicy, following: Next, decision: Decision, now: datetime) -> Gate:
+    """What stands before the cutover once no pass is needed. A decision opens all but time."""
+    cutover = policy.cutover
+    if cutover.not_after is not None and now > cutover.not_after:
+        return Gate(open=False, why="the window for the cutover has passed", missed=True)
+    if cutover.not_before is not None and now < cutover.not_before:
+        left = cutover.not_before - now
+        why = f"the cutover may begin at {cutover.not_before:%d %b %Y %H:%M %Z}"
+        return Gate(open=False, why=why, look_again=min(left, HELD_PASS))
+    why = _objection(cutover, following, decision)
+    return Gate(open=not why, why=why)
+
+
+def _objection(cutover: Cutover, following: Next, decision: Decision) -> str:
+    if following is Next.PASS:
+        return COPYING
+    if decision is Decision.CUTOVER:
+        return ""
+    if decision is Decision.HOLD:
+        return "it is on hold: resume it, or cut over"
+    if cutover.manual:
+        return "everything is copied: cut over when you wish"
+    if following is Next.STALLED:
+        return (
+            "the guest changes its disks faster than they are copied: cut over all the same, with"
+            " more downtime than wished, or cancel"
+        )
+    return ""

@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controlplane.domain.ids import RegionName
 from controlplane.keys.client import AgentClient
 from controlplane.keys.keyring import Keyring
+from controlplane.services import Services
 from controlplane.services.keytrail import KeyTrail
-from controlplane.services.secrets import SiteSecrets
+from controlplane.services.ports import ServiceSettings
+from controlplane.services.secrets import AuditSigner, SiteSecrets
 from controlplane.services.vaulting import VaultSigner, domain_keys
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from controlplane.store.ports import StoredKeys, StoredVault
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
+
+ORIGIN = "fedctl.audit"
 
 
 class SystemClock:
@@ -67,4 +72,20 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         secrets=SiteSecrets(keyring),
         vault=vault,
         trail=trail,
+    )
+
+
+def services(settings: Settings, parts: Assembly) -> Services:
+    """All use cases over one assembly."""
+    settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Services(
+        store=parts.store,
+        secrets=parts.secrets,
+        signer=AuditSigner(parts.agent, origin=ORIGIN),
+        clock=SystemClock(),
+        settings=ServiceSettings(
+            public_url=settings.public_url.rstrip("/"),
+            uploads=settings.uploads,
+            region=RegionName(settings.regions[0]),
+        ),
     )

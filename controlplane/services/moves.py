@@ -7,9 +7,9 @@ from typing import cast
 
 from controlplane.domain.errors import Conflict, Invalid
 from controlplane.domain.ids import InstanceId
-from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
 from controlplane.domain.resource import Json, Kind, Resource, ResourceKey, State
-from controlplane.services.record import busy_with, cancel, free, note, start
+from controlplane.services.record import busy_with, cancel, decide, free, note, start
 from controlplane.services.references import must_be_local, resolve
 from controlplane.services.sites import known_site
 from controlplane.services.stored import Stored, in_living_workspace, living, referred
@@ -22,6 +22,11 @@ _RETAIN = 7 * 86_400
 _SHORT = 12
 _FIXED = ("instanceRef", "target")
 _MOVES = frozenset({OperationKind.PLAN_MOVE, OperationKind.MOVE})
+_DECISIONS = {
+    "cutover": Decision.CUTOVER,
+    "hold": Decision.HOLD,
+    "resume": Decision.NONE,
+}
 _STOPPED = frozenset(
     {
         OperationState.FAILED,
@@ -82,6 +87,11 @@ class Moves(Stored):
                 if working is None:
                     raise Conflict(f"move {key} is not running: there is nothing to cancel")
                 return cancel(tx, caller, working, now)
+            if action in _DECISIONS:
+                working = _open(tx, move)
+                if working is None:
+                    raise Conflict(f"move {key} is not running: there is nothing to decide")
+                return decide(tx, caller, working, _DECISIONS[action], now)
             stuck = _open(tx, move)
             if action == "retry" and stuck is not None and _needs_attention(stuck):
                 return cancel(tx, caller, stuck, now)
@@ -177,6 +187,8 @@ def _begin(
         "retainSeconds": spec.get("retainSource", _RETAIN),
         "sku": _sku_name(move),
         "networkMap": spec.get("networkMap", []),
+        "method": spec.get("method", "auto"),
+        "cutover": spec.get("cutover"),
         "maxDowntimeSeconds": spec.get("maxDowntime"),
         "planDigest": spec.get("planDigest") if planned else None,
         "waivers": spec.get("waivers", []),

@@ -1,13 +1,20 @@
 """What every accepted change leaves in its transaction: audit entry, operation, outbox row."""
 
 from datetime import datetime, timedelta
+from typing import cast
 from uuid import uuid4
 
 from controlplane.domain.audit import AuditEntry
 from controlplane.domain.errors import Busy, Conflict
 from controlplane.domain.ids import OperationId, ResourceId
 from controlplane.domain.kinds import facts_of
-from controlplane.domain.operation import SWITCHED, Operation, OperationKind, OperationState
+from controlplane.domain.operation import (
+    SWITCHED,
+    Decision,
+    Operation,
+    OperationKind,
+    OperationState,
+)
 from controlplane.domain.resource import Json, Resource, ResourceKey
 from controlplane.services.wish import Caller
 from controlplane.store.tx import Tx
@@ -120,6 +127,40 @@ def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Opera
         ),
     )
     return asked
+
+
+def decide(
+    tx: Tx, caller: Caller, operation: Operation, decision: Decision, now: datetime
+) -> Operation:
+    """Notes a decision about a warm move where the story reads it, and nudges the story.
+
+    Conflict when there is nothing to decide: it has switched, or is cold, or needs attention.
+    """
+    name = operation.name
+    if operation.phase == SWITCHED or operation.state is OperationState.NEEDS_ATTENTION:
+        raise Conflict(f"operation {name} is past its cutover: there is nothing to decide")
+    passes = cast("Json", (operation.plan or {}).get("passes") or {})
+    if not passes.get("warm"):
+        raise Conflict(
+            f"operation {name} is not a warm move (yet): a cold one does not wait for a cutover"
+        )
+    decided = tx.operations.update(operation.id, decision=decision)
+    tx.outbox.add(operation.id, "nudge", now)
+    append(
+        tx,
+        AuditEntry(
+            sequence=0,
+            at=now,
+            actor=caller.subject,
+            tenant=operation.tenant or "",
+            action=f"operation.{decision.value or 'resume'}",
+            subject=operation.subject_name,
+            outcome=ACCEPTED,
+            operation=name,
+            request=caller.request,
+        ),
+    )
+    return decided
 
 
 def free(tx: Tx, subject: ResourceId, *, what: str) -> None:

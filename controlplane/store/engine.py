@@ -12,21 +12,25 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
+from threading import Event, Lock
+from time import monotonic
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from controlplane.domain.errors import Invalid, Unavailable
-from controlplane.store import migrations
+from controlplane.domain.errors import Conflict, Invalid, Unavailable
 from controlplane.store.failures import translated
 from controlplane.store.tx import Tx
 
 _WRITERS_TURN = 0x6665646374  # "fedct", the advisory lock that writers take
 _PATIENCE = timedelta(seconds=15)
+_LOOK_AGAIN = 0.05
+NEWEST = "0002"
+"""The revision that this version of fedctl reads and writes."""
 
 
 def _now() -> datetime:
@@ -86,12 +90,39 @@ class Store:
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision; the first time also names the incarnation."""
+        # Alembic takes a third of a second to import, which only this needs.
+        from controlplane.store import migrations  # noqa: PLC0415
+
         with translated(), self._my_turn(), self._writer.begin() as connection:
             _take_turn(connection)
             migrations.upgrade(connection)
         with self.begin() as tx:
             tx.settings.begin_incarnation()
             tx.events.begin()
+
+    def await_schema(self, patience: timedelta = timedelta(seconds=60)) -> None:
+        """Return once the schema is of this version: processes may start in any order.
+
+        Unavailable when nobody has brought it there in time, Conflict when it is newer.
+        """
+        until = monotonic() + patience.total_seconds()
+        while (found := self._revision()) != NEWEST:
+            if found > NEWEST:
+                raise Conflict(
+                    f"the database has schema {found}, this fedctl knows {NEWEST}: install the"
+                    " version that the other processes run"
+                )
+            if monotonic() > until:
+                raise Unavailable(
+                    f"the database has schema {found or 'none'}, {NEWEST} is needed: run"
+                    " python -m api.http.bootstrap, then start this again"
+                )
+            Event().wait(_LOOK_AGAIN)
+
+    def _revision(self) -> str:
+        with suppress(SQLAlchemyError), self._reader.connect() as connection:
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+        return ""
 
     def close(self) -> None:
         self._reader.dispose()

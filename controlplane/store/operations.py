@@ -16,6 +16,7 @@ from controlplane.domain.ids import NAME_MAX, OperationId, ResourceId, TenantNam
 from controlplane.domain.lifecycle import OPERATION, advance
 from controlplane.domain.operation import (
     ENDED,
+    Decision,
     Operation,
     OperationKind,
     OperationState,
@@ -46,6 +47,7 @@ class Changes(TypedDict, total=False):
     result: Json
     problem: Problem | None
     cancel_requested: bool
+    decision: Decision
     started_at: datetime | None
     ended_at: datetime | None
     deadline: datetime | None
@@ -82,6 +84,7 @@ class _OperationRow(Base):
     result: Mapped[dict[str, object]]
     problem: Mapped[dict[str, str] | None]
     cancel_requested: Mapped[bool]
+    decision: Mapped[str]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -338,7 +341,7 @@ class Operations:
 def _column(value: object) -> object:
     """A noun's field as its column keeps it."""
     match value:
-        case OperationState():
+        case OperationState() | Decision():
             return value.value
         case Problem():
             return asdict(value)
@@ -386,6 +389,7 @@ def _to_row(op: Operation, number: int) -> _OperationRow:
         result=plain(op.result),
         problem=None if op.problem is None else asdict(op.problem),
         cancel_requested=op.cancel_requested,
+        decision=op.decision.value,
         created_at=op.created_at,
         started_at=op.started_at,
         ended_at=op.ended_at,
@@ -414,6 +418,7 @@ def _to_noun(row: _OperationRow) -> Operation:
         result=row.result,
         problem=None if row.problem is None else Problem(**row.problem),
         cancel_requested=row.cancel_requested,
+        decision=Decision(row.decision),
         started_at=row.started_at,
         ended_at=row.ended_at,
         deadline=row.deadline,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from controlplane.domain.ids import OperationId
 from controlplane.store.rows import COUNTED, Base
 
-What: TypeAlias = Literal["start", "cancel", "mend"]
+What: TypeAlias = Literal["start", "cancel", "nudge", "mend"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

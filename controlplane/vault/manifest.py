@@ -58,6 +58,11 @@ def decode(page: bytes, level: int, index: int, count: int) -> Entries:
     return tuple(entries)
 
 
+def same(one: Ref | None, other: Ref | None) -> bool:
+    """Whether both refer to equal content, wherever it is stored."""
+    return (one and one.digest) == (other and other.digest)
+
+
 def packs_of(page: bytes) -> tuple[bytes, ...]:
     """The packs that a page's entries lie in, without looking at the entries."""
     count = _HEAD.unpack_from(page)[3]

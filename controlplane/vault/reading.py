@@ -3,16 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from threading import Lock
+from typing import Self
 
 from controlplane.domain.disk import MIB, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid
 from controlplane.domain.vault import (
     FANOUT,
     DiskCopied,
+    Ref,
 )
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.digest import zeros
-from controlplane.vault.manifest import Tree
+from controlplane.vault.manifest import Entries, Tree, same
 
 _AHEAD = 2 * MIB
 _KEPT = 8 * MIB
@@ -54,6 +56,51 @@ class PointReader:
                 start, kind = at, found
         if self.size > start:
             yield Extent(offset=start, length=self.size - start, kind=kind)
+
+    def changes_since(self, base: Self) -> Iterator[Extent]:
+        """The extents whose content differs from `base`'s, in ascending order; the rest is equal.
+
+        Of one chunk size and one length, else Invalid; pages that both share are not read.
+        """
+        layout = self._layout
+        if (layout.size, layout.chunk) != base.shape:
+            raise Invalid(f"{self._subject} is not of the disk that it is to be compared with")
+        run: Extent | None = None
+        for number, ref in self._differing(base):
+            offset, length = number * layout.chunk, layout.chunk_length(number)
+            kind = ExtentKind.ZERO if ref is None else ExtentKind.DATA
+            if run and run.kind is kind and run.offset + run.length == offset:
+                run = Extent(offset=run.offset, length=run.length + length, kind=kind)
+                continue
+            if run:
+                yield run
+            run = Extent(offset=offset, length=length, kind=kind)
+        if run:
+            yield run
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size and chunk size in bytes."""
+        return self._layout.size, self._layout.chunk
+
+    def leaf(self, index: int, unless: Ref | None = None) -> tuple[Ref | None, Entries]:
+        """Leaf page number `index` and its entries; those are left out where it equals `unless`."""
+        with self._lock:
+            ref = self._tree.page_ref(0, index)
+            if same(ref, unless):
+                return ref, ()
+            return ref, self._tree.entries(0, index) or (None,) * FANOUT
+
+    def _differing(self, base: Self) -> Iterator[tuple[int, Ref | None]]:
+        for leaf in range(self._layout.leaves):
+            ref, _ = base.leaf(leaf)
+            page, mine = self.leaf(leaf, unless=ref)
+            if same(page, ref):
+                continue
+            _, theirs = base.leaf(leaf)
+            for i in range(self._layout.leaf_chunks(leaf)):
+                if not same(mine[i], theirs[i]):
+                    yield leaf * FANOUT + i, mine[i]
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:

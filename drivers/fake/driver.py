@@ -5,7 +5,7 @@ from dataclasses import replace
 from controlplane.domain.disk import GIB, MIB, DiskFormat
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.instance import Firmware
-from controlplane.domain.site import CreateOrder, Limits, SiteAccess
+from controlplane.domain.site import Changes, CreateOrder, Limits, SiteAccess
 from drivers.contract import Driver
 from drivers.fake.compute import FakeInstances
 from drivers.fake.images import FakeImages
@@ -22,6 +22,7 @@ LIMITS = Limits(
     create_order=CreateOrder.DISKS_FIRST,
     settle_seconds=0.0,
     fence_level=FenceLevel.CANNOT_START,
+    changes=Changes.TOLD,
 )
 
 
@@ -38,7 +39,12 @@ class FakeDriver(FakeInstances, FakeVolumes, FakeImages, FakeSnapshots, FakeTran
 
 
 def open_fake(access: SiteAccess) -> Driver:
-    """The driver that the site's option `order` names; disks first unless it says otherwise."""
-    if access.options.get("order") == CreateOrder.INSTANCE_FIRST:
-        return FakeInstanceFirstDriver(access)
-    return FakeDriver(access)
+    """The driver that the site's option `order` names; disks first unless it says otherwise.
+
+    With the option `changes` it tells that much of them.
+    """
+    first = access.options.get("order") == CreateOrder.INSTANCE_FIRST
+    driver = FakeInstanceFirstDriver(access) if first else FakeDriver(access)
+    if told := access.options.get("changes"):
+        driver.limits = replace(driver.limits, changes=Changes(told))
+    return driver

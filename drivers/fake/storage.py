@@ -16,6 +16,7 @@ from controlplane.domain.disk import (
 from controlplane.domain.errors import Conflict, Exhausted, NotFound
 from controlplane.domain.instance import Power
 from controlplane.domain.owner import OwnerTag
+from controlplane.domain.site import Changes
 from drivers.contract import DiskExport, DiskImport, Snapshots, Volumes
 from drivers.fake.base import FakeBase
 from drivers.fake.disk import FakeDisk, FakeReader, FakeWriter, Grant
@@ -125,6 +126,10 @@ class FakeSnapshots(FakeBase, Snapshots):
 
 
 class FakeTransfers(FakeBase, DiskExport, DiskImport):
+    @property
+    def _tells(self) -> bool:
+        return self.limits.changes is not Changes.UNTOLD
+
     def prepare_export(
         self, owner: OwnerTag, source: DiskSource, since: Mark | None = None
     ) -> ExportSeen:
@@ -138,7 +143,7 @@ class FakeTransfers(FakeBase, DiskExport, DiskImport):
                     settling=site.settle,
                     source=source,
                     disk=_frozen(site, source).copy(),
-                    base=_base(site, source, since),
+                    base=_base(site, source, since) if self._tells else None,
                     grant=Grant(f"the export of {source.volume} at {site.name}"),
                 )
                 site.exports[owner.artefact] = export

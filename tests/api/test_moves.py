@@ -56,6 +56,8 @@ def test_a_plan_is_an_operation_with_the_whole_wish(w: World, sites, shop: str, 
             retainSource=60,
             skuRef={"resource": "skus/seca.dm"},
             waivers=["GST10"],
+            method="warm",
+            cutover={"mode": "manual", "notAfter": "2030-01-02T03:04:05Z"},
         ),
     )
     assert answer.status_code == 201, answer.text
@@ -64,6 +66,8 @@ def test_a_plan_is_an_operation_with_the_whole_wish(w: World, sites, shop: str, 
     move = operation.order.pop("move")
     assert operation.order == {
         "to": sites[1],
+        "method": "warm",
+        "cutover": {"mode": "manual", "notAfter": "2030-01-02T03:04:05Z"},
         "checks": [
             {"kind": "booted", "pattern": "OK", "within": 120},
             {"kind": "powered", "pattern": "", "within": 30},

@@ -173,12 +173,13 @@ class Shop:
 
     def wish(self, name: str, to: str, **more: object) -> dict[str, object]:
         other = PROXMOX if to == OPENSTACK else OPENSTACK
-        networks = {
+        networks: dict[str, object] = {
             "networkMap": [{"from": NETWORK[other], "to": NETWORK[to]}] if to in NETWORK else []
         }
         return {
             "instanceRef": {"resource": f"instances/{name}"},
             "target": {"site": to},
+            "method": "cold",
             **networks,
             **more,
         }

@@ -29,7 +29,6 @@ import httpx
 from temporalio.client import Client
 
 from api.gateway.app import gateway
-from api.http.__main__ import services
 from api.http.app import create_app
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.ids import PointId
@@ -37,7 +36,7 @@ from controlplane.domain.placement import Served
 from controlplane.keys.agent import Agent, AgentServer
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.root import LocalAgent, RootKey
-from controlplane.services.assembly import Assembly, SystemClock, assemble
+from controlplane.services.assembly import Assembly, SystemClock, assemble, services
 from controlplane.settings import Settings
 from drivers.simulators.__main__ import OPENSTACK, PROXMOX, Sites
 from drivers.simulators.faults import FAST, Faults, Profile

@@ -1,13 +1,17 @@
 """The migrations make the tables that the repositories use."""
 
+from datetime import timedelta
+
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 
+from controlplane.domain.errors import Conflict, Unavailable
 from controlplane.store import migrations
-from controlplane.store.engine import Store
+from controlplane.store.engine import NEWEST, Store
 from controlplane.store.schema import METADATA
 from tests.store.nouns import at_once
 
@@ -78,3 +82,18 @@ def test_the_history_is_one_line_that_can_be_walked_back(empty_url):
         command.downgrade(config, "base")
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     engine.dispose()
+
+
+def test_a_process_waits_for_the_schema_of_its_version(empty_url):
+    store = Store(empty_url)
+    with pytest.raises(Unavailable, match="schema none"):
+        store.await_schema(timedelta(seconds=0.1))
+    assert at_once(store.migrate, lambda: store.await_schema(timedelta(seconds=20))) == [None, None]
+    with store._writer.begin() as connection:
+        assert ScriptDirectory.from_config(migrations.config_for(connection)).get_heads() == [
+            NEWEST
+        ]
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match="install the version"):
+        store.await_schema(timedelta(seconds=0.1))
+    store.close()

@@ -32,7 +32,13 @@ async def skipping() -> AsyncIterator[WorkflowEnvironment]:
 @pytest.fixture(scope="session")
 async def real() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
+        dev_server_existing_path=binary("temporal"),
+        dev_server_log_level="error",
+        # Without it a step that waits for a site is tried again after a second at the soonest.
+        dev_server_extra_args=[
+            "--dynamic-config-value",
+            'history.timerProcessorMaxTimeShift="20ms"',
+        ],
     ) as env:
         yield env
 

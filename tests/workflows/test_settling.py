@@ -10,7 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from controlplane.domain.answer import Absent, Seen, Unknown
 from controlplane.domain.errors import NotFound, Unavailable
-from workflows.activities.sites import made
+from workflows.activities.atsite import made
 from workflows.failures import NotYet
 
 SITE = cast("Any", SimpleNamespace(limits=SimpleNamespace(settle_seconds=15.0)))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from sqlalchemy import event
@@ -49,11 +49,14 @@ from drivers.contract import Instances, Volumes, require
 from drivers.disks.image import image_file
 from drivers.fake.history import HISTORY
 from drivers.fake.site import FakeSite, fake_site, forget_sites
+from workflows.activities.changes import ChangeActivities
+from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
 from workflows.activities.sweep import SweepActivities, compare
 from workflows.activities.transfer import TransferActivities
@@ -188,6 +191,11 @@ class World:
                 gateway_url="http://gateway.test",
             ),
             sweep=SweepActivities(store, steps, connections.connect, now),
+            snapshots=SnapshotActivities(store, steps, connections.connect, now),
+            changes=ChangeActivities(
+                store=store, steps=steps, connect=connections.connect, clock=now, vault=vault
+            ),
+            control=ControlActivities(store, now),
         )
         world = cls(
             store=store,
@@ -261,6 +269,15 @@ class World:
 
     def key(self, kind: Kind, name: str) -> ResourceKey:
         return facts(kind).key(name, TENANT, SHOP)
+
+    def describe(self, site: SiteName, **options: str) -> None:
+        """Further options of a site."""
+        key = facts(Kind.SITE).key(site, None, None)
+        with self.store.begin() as tx:
+            found = tx.resources.get(key)
+            known = cast("dict[str, str]", found.spec["options"])
+            spec = {**found.spec, "options": {**known, **options}}
+            tx.resources.set_spec(found.id, spec, now=now())
 
     def wished_instance(self, *, active: bool, image: bool = True) -> ResourceKey:
         boot: dict[str, object] = {"skuRef": {"resource": "skus/seca.rd500"}, "sizeGB": 1}

@@ -14,11 +14,12 @@ from controlplane.domain.operation import (
     OperationKind,
     OperationState,
     Problem,
+    StepState,
 )
 from controlplane.domain.resource import State
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from workflows.activities.records import BEGINS, move_of, operation_id
+from workflows.activities.records import BEGINS, WAITS_FOR, move_of, operation_id
 from workflows.activities.trail import audit
 from workflows.failures import translated
 
@@ -58,11 +59,13 @@ class EndingActivities:
                 return
             if op.state is OperationState.QUEUED:
                 tx.operations.update(op.id, state=OperationState.RUNNING)
+            _leave_no_step_running(tx, op, now)
+            before = {key: value for key, value in op.result.items() if key != WAITS_FOR}
             op = tx.operations.update(
                 op.id,
                 state=outcome.state,
                 problem=outcome.problem,
-                result={**op.result, **outcome.result, **_spent(tx, op, now)},
+                result={**before, **outcome.result, **_spent(tx, op, now)},
                 ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
             )
             tx.served.revoke(op.id)
@@ -71,6 +74,13 @@ class EndingActivities:
                 tx.leases.release(InstanceId(op.subject), op.id)
             problem = {"problem": outcome.problem.code} if outcome.problem else {}
             audit(tx, op, outcome.state.value, now, **problem)
+
+
+def _leave_no_step_running(tx: Tx, op: Operation, now: datetime) -> None:
+    """A wait that a cancel ended, or a step whose worker died when the story gave it up."""
+    for step in tx.operations.steps(op.id):
+        if step.state is StepState.RUNNING:
+            tx.operations.end_step(op.id, step.name, StepState.UNDONE, now)
 
 
 def _spent(tx: Tx, op: Operation, now: datetime) -> dict[str, object]:
@@ -133,6 +143,7 @@ def _settle_move(tx: Tx, op: Operation, outcome: Outcome, move: ResourceId, now:
     }.get(op.kind, "done" if outcome.state is OperationState.SUCCEEDED else outcome.state.value)
     changes: dict[str, object] = {"phase": phase, "retained": retained, "operation": op.name}
     if op.kind is OperationKind.MOVE:
+        changes[WAITS_FOR] = ""
         changes["proof"] = outcome.result.get("proof", [])
         changes["downtimeSeconds"] = outcome.result.get("downtimeSeconds")
     if outcome.problem is not None:

@@ -192,12 +192,20 @@ def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) 
         if a.state in states and a.state is not ArtefactState.RELEASED
     ]
     moves = {
-        UUID(str(derived(op.id, "point"))): op.id
+        point: op.id
         for op in tx.operations.list(subject=ResourceId(instance), limit=1000)
         if op.kind is OperationKind.MOVE
+        for point in _points(tx, op.id)
     }
     return Belongings(
         artefacts=tuple(sorted(found, key=lambda a: _GOING.index(a.kind))),
         points=tuple(moves),
         moves=moves,
     )
+
+
+def _points(tx: Tx, move: OperationId) -> tuple[UUID, ...]:
+    """The last copy of a move, and those of its passes that may not be forgotten yet."""
+    passes = sum(step.name.endswith(" commit copy") for step in tx.operations.steps(move))
+    numbers = range(max(passes - 2, 0), passes)
+    return (derived(move, "point"), *(derived(move, "point", number) for number in numbers))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from controlplane.domain.artefact import ArtefactKind
-from controlplane.domain.disk import DiskSource, ImageSource, VolumeSpec
+from controlplane.domain.disk import DiskSource, ImageSource, Mark, VolumeSpec
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.ids import ArtefactId, SiteName
 from controlplane.domain.instance import InstanceSpec, Manner, Power
@@ -58,10 +58,22 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """An export `at` (its own artefact) of a disk that belongs to `source`."""
+    """An export `at` (its own artefact) of a disk that belongs to `source`.
+
+    `since` asks for what changed since that mark; a lost mark shows everything.
+    """
 
     at: At
     source: DiskSource
+    since: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeSnapshot:
+    """A snapshot `at` (its own artefact) of the instance that is the artefact `of`."""
+
+    at: At
+    of: ArtefactId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +91,11 @@ class Remove:
 
     at: At
     kind: ArtefactKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseImport:
+    """No writer may write to `volume` of the instance `at` any more."""
+
+    at: At
+    volume: str

@@ -19,7 +19,14 @@ from controlplane.domain.instance import Firmware, InstanceSeen, Size
 from controlplane.domain.kinds import facts as kind_facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.placement import Placement
-from controlplane.domain.plan import AcceptanceCheck, CheckKind, MovePlan, ProvisionPlan
+from controlplane.domain.plan import (
+    AcceptanceCheck,
+    CheckKind,
+    Cutover,
+    Method,
+    MovePlan,
+    ProvisionPlan,
+)
 from controlplane.domain.resource import Kind, Resource, ResourceKey, State
 from controlplane.domain.site import Capability, ProviderKind, QuotaSeen, SiteFacts
 from controlplane.planning.digest import as_json, digest
@@ -35,7 +42,8 @@ from workflows.activities.records import operation_id
 from workflows.activities.steps import Steps
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
-_PLAN_PARTS = ("source", "copy", "target", "fence", "was_on")
+_PLAN_PARTS = ("source", "copy", "target", "passes", "fence", "was_on")
+_BEST = "auto"
 
 
 class PlanActivities:
@@ -332,6 +340,11 @@ def _move_wish(op: Operation) -> MoveWish:
             for check in checks
         ),
     )
+    if order.get("method"):
+        named = str(order["method"])
+        wish = replace(wish, method=None if named == _BEST else Method(named))
+    if order.get("cutover"):
+        wish = replace(wish, cutover=_cutover(cast("dict[str, object]", order["cutover"])))
     if order.get("deadlineSeconds"):
         wish = replace(wish, deadline=_seconds(order["deadlineSeconds"]))
     if order.get("retainSeconds"):
@@ -339,6 +352,18 @@ def _move_wish(op: Operation) -> MoveWish:
     if order.get("maxDowntimeSeconds"):
         wish = replace(wish, max_downtime=_seconds(order["maxDowntimeSeconds"]))
     return wish
+
+
+def _cutover(wish: dict[str, object]) -> Cutover:
+    def moment(name: str) -> datetime | None:
+        text = wish.get(name)
+        return None if text is None else datetime.fromisoformat(str(text))
+
+    return Cutover(
+        manual=wish.get("mode") == "manual",
+        not_before=moment("notBefore"),
+        not_after=moment("notAfter"),
+    )
 
 
 def _seconds(value: object) -> timedelta:

@@ -33,6 +33,8 @@ from workflows.activities.trail import audit
 from workflows.failures import CANCELLED, translated
 
 IMAGES = "@images"
+WAITS_FOR = "waitsFor"
+"""Under this name an operation's result says what it waits for from people."""
 RETENTION = timedelta(days=7)
 
 BEGINS: Mapping[OperationKind, State] = {

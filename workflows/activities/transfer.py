@@ -1,10 +1,8 @@
 """Steps that move bytes: into the vault, out to a site, and back again for the proof."""
 
-import contextvars
 import secrets
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -12,39 +10,41 @@ from pathlib import Path
 from uuid import UUID
 
 from temporalio import activity
-from temporalio.exceptions import CancelledError
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
 from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.ids import InstanceId, OperationId, PointId, SiteName, TenantName
-from controlplane.domain.operation import Operation, Progress
+from controlplane.domain.operation import Operation
 from controlplane.domain.placement import Served
 from controlplane.keys.port import domain_owner
 from controlplane.store.engine import Store
 from controlplane.vault.digest import digest
-from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
-from drivers.contract import DiskExport, Driver, ImagePush, require
+from drivers.contract import Driver, ImagePush, require
 from drivers.disks.image import fingerprint, image_file, read_image
 from drivers.disks.raw import ByteSource
+from workflows.activities.moving import Mover, Proof, beat, beating, stopping
 from workflows.activities.orders import At, StageImage
 from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Steps, Work
 from workflows.failures import translated
 
 _PIECE = 4 * MIB
-_BEAT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDisk:
-    """Copy what the export `at` shows into disk number `disk` of `point`."""
+    """Copy what the export `at` shows into disk number `disk` of `point`.
+
+    What the export calls unchanged is as in `base`.
+    """
 
     at: At
     point: UUID
     disk: int
     domain: str
+    base: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +98,7 @@ class Prove:
     expected: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    disk: int
-    expected: str
-    found: str
-    bytes_read: int
-
-
-class TransferActivities:
+class TransferActivities(Mover):
     """`uploads` is the folder of files on their way to become images."""
 
     def __init__(
@@ -120,11 +112,7 @@ class TransferActivities:
         uploads: Path,
         gateway_url: str,
     ) -> None:
-        self._store = store
-        self._steps = steps
-        self._connect = connect
-        self._clock = clock
-        self._vault = vault
+        super().__init__(store=store, steps=steps, connect=connect, clock=clock, vault=vault)
         self._uploads = uploads
         self._gateway_url = gateway_url.rstrip("/")
 
@@ -143,6 +131,7 @@ class TransferActivities:
                     point=order.point,
                     disk=order.disk,
                     domain=order.domain,
+                    base=order.base,
                 )
             meter.message = f"{copied.bytes_read} bytes read, {copied.bytes_stored} stored"
             return copied
@@ -156,9 +145,10 @@ class TransferActivities:
         point: UUID,
         disk: int,
         domain: str,
+        base: UUID | None = None,
     ) -> Copied:
         attempt = activity.info().attempt
-        with _stopping():
+        with stopping():
             done = self._vault.copy(
                 reader,
                 point=PointId(point),
@@ -168,6 +158,7 @@ class TransferActivities:
                 attempt=attempt,
                 progress=lambda seen: self._progress(operation, what, seen),
                 cancelled=activity.is_cancelled,
+                base=None if base is None else PointId(base),
             )
         return Copied(
             disk=disk,
@@ -179,37 +170,13 @@ class TransferActivities:
             attempt=attempt,
         )
 
-    def _progress(self, operation: OperationId, what: str, seen: CopyProgress) -> None:
-        activity.heartbeat()
-        self._note(operation, what, seen.done, seen.total, seen.fresh)
-
-    def _note(self, operation: OperationId, what: str, done: int, total: int, sent: int) -> None:
-        with self._store.begin() as tx:
-            tx.operations.set_progress(
-                Progress(
-                    operation=operation,
-                    what=what,
-                    done=done,
-                    total=total,
-                    sent=sent,
-                    at=self._clock(),
-                )
-            )
-
-    @contextmanager
-    def _export(self, at: At) -> Iterator[BlockReader]:
-        with closing(self._connect(at.site)) as driver:
-            reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
-            with closing(reader):
-                yield reader
-
     @activity.defn(no_thread_cancel_exception=True)
     def commit_point(self, order: CommitPoint) -> None:
         """The copied disks become one recovery point under a signed head."""
         with self._steps.step(order.work.operation, order.step, copying=True) as meter:
             with self._store.read() as tx:
                 op = tx.operations.get(order.work.operation)
-            with meter.copying(), _stopping(), _beating() as told:
+            with meter.copying(), stopping(), beating() as told:
                 self._vault.commit(
                     PointId(order.point),
                     disks=tuple(c.disk for c in order.copied),
@@ -233,7 +200,7 @@ class TransferActivities:
                 closing(self._vault.open(PointId(order.point), order.disk)) as disk,
             ):
                 size = disk.size
-                print_ = fingerprint(image_file(disk, order.format), _beat)
+                print_ = fingerprint(image_file(disk, order.format), beat)
             with self._store.begin() as tx:
                 tx.served.add(
                     Served(
@@ -286,7 +253,7 @@ class TransferActivities:
                 meter.copying(),
                 closing(self._connect(at.site)) as driver,
                 closing(self._image(order.publish)) as image,
-                _stopping(),
+                stopping(),
             ):
                 ref = require(driver, ImagePush).push_image(
                     at.work.tag(at.artefact),
@@ -301,7 +268,7 @@ class TransferActivities:
 
     def _pieces(self, image: ByteSource, at: At) -> Iterator[bytes]:
         for offset in range(0, image.size, _PIECE):
-            _beat()
+            beat()
             yield image.read(offset, min(_PIECE, image.size - offset))
             sent = min(offset + _PIECE, image.size)
             self._note(at.work.operation, f"{at.step} send", sent, image.size, sent)
@@ -313,7 +280,7 @@ class TransferActivities:
         """Equal digests, or Integrity: the target holds what the source held."""
         at = order.at
         with self._steps.step(at.work.operation, at.step, copying=True) as meter:
-            with meter.copying(), self._export(at) as reader, _stopping():
+            with meter.copying(), self._export(at) as reader, stopping():
                 found = digest(
                     reader,
                     length=order.size,
@@ -374,7 +341,7 @@ class TransferActivities:
             copied = self._into_vault(
                 reader, operation=op.id, what="import", point=point, disk=0, domain=domain
             )
-        with _stopping(), _beating() as told:
+        with stopping(), beating() as told:
             self._vault.commit(
                 point,
                 disks=(0,),
@@ -409,39 +376,3 @@ class TransferActivities:
         with translated("forget point"):
             self._vault.abandon(PointId(UUID(point)))
             self._vault.forget(PointId(UUID(point)))
-
-
-def _beat() -> None:
-    activity.heartbeat()
-    if activity.is_cancelled():
-        raise CancelledError("told to stop")
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """A copy that was told to stop ends as a cancelled activity."""
-    try:
-        yield
-    except CopyStopped as stopped:
-        raise CancelledError("the copy was told to stop") from stopped
-
-
-@contextmanager
-def _beating() -> Iterator[Callable[[], bool]]:
-    """Heartbeats from a thread of its own; answers whether the activity was told to stop."""
-    over = threading.Event()
-    told = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(_BEAT):
-            activity.heartbeat()
-            if activity.is_cancelled():
-                told.set()
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True)
-    thread.start()
-    try:
-        yield told.is_set
-    finally:
-        over.set()
-        thread.join()

@@ -46,6 +46,16 @@ def move(
     max_downtime: Annotated[
         str | None, typer.Option("--max-downtime", help="Refuse more, such as 3m.")
     ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="warm, cold, or auto: warm where it saves downtime.")
+    ] = "auto",
+    cutover: Annotated[
+        str | None,
+        typer.Option("--cutover", help="manual, or a time (RFC 3339) before which it may not be."),
+    ] = None,
+    cutover_until: Annotated[
+        str | None, typer.Option("--cutover-until", help="Give up when it is not done by then.")
+    ] = None,
     check: Annotated[
         list[str] | None,
         typer.Option("--check", help="powered, booted or booted:TEXT, with @60s to wait longer."),
@@ -74,6 +84,8 @@ def move(
             "instanceRef": {"resource": f"{INSTANCE.collection}/{found.name}"},
             "target": {"site": to},
         }
+        spec |= {"method": method} if method != "auto" else {}
+        spec |= _cutover(cutover, cutover_until)
         spec |= {"maxDowntime": seconds(max_downtime, "--max-downtime")} if max_downtime else {}
         spec |= {"deadline": seconds(deadline, "--deadline")} if deadline else {}
         spec |= {"retainSource": seconds(retain, "--retain")} if retain else {}
@@ -180,6 +192,30 @@ def cancel(
             session.say(f"{found} had switched already: it is done.")
         else:
             session.say(f"{found}: {operation['status']['outcome']}.")
+
+
+def _decision(action: str, help_text: str) -> None:
+    """A command that tells a warm move what somebody decided."""
+
+    @command(app, action, f"fedctl moves {action} web-1", f"fedctl moves {action} shop/web-1-2",
+             text=help_text)  # fmt: skip
+    def decide(
+        ctx: typer.Context,
+        which: Which,
+        workspace: Workspace = None,
+        output: Output = Form.TABLE,
+    ) -> None:
+        with Session(ctx, form=output, workspace=workspace) as session:
+            found = _found(session, which)
+            path = started(session.client.send("POST", f"{_path(session, found)}/{action}"))
+            operation = session.client.document("GET", path)
+            session.data(operation, Rows(("OPERATION",), [[name_of(operation)]]))
+            session.say(f"{found}: told to {action}; fedctl operation watch {name_of(operation)}")
+
+
+_decision("cutover", "Stops the source of a warm move now, and finishes it.")
+_decision("hold", "Keeps a warm move copying, and does not let it cut over.")
+_decision("resume", "Lets a warm move that is on hold cut over when it can.")
 
 
 @command(
@@ -324,6 +360,17 @@ def _check(text: str) -> Doc:
     found |= {"pattern": pattern} if pattern else {}
     found |= {"within": seconds(wait, "--check")} if wait else {}
     return found
+
+
+def _cutover(when: str | None, until: str | None) -> dict[str, object]:
+    wish: dict[str, object] = {}
+    if when == "manual":
+        wish["mode"] = "manual"
+    elif when:
+        wish["notBefore"] = when
+    if until:
+        wish["notAfter"] = until
+    return {"cutover": wish} if wish else {}
 
 
 def _mapping(text: str) -> Doc:

@@ -258,3 +258,40 @@ def test_a_huge_sparse_disk_is_copied_at_once(world, vault):
     reader = vault.open(point, 0)
     assert reader.read(Sparse.far - 2, 8) == b"\0\0data\0\0"
     assert digest(reader, length=reader.size) == copied.digest
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_changes_between_two_points_are_exactly_what_differs(tmp_path_factory, data):
+    world = World(tmp_path_factory.mktemp("vault"))
+    rng = random.Random(data.draw(st.integers(0, 9)))
+    length = data.draw(st.integers(1, 700)) * CHUNK - data.draw(st.integers(0, CHUNK - 1))
+    before = bytearray(length)
+    before[: min(length, CHUNK)] = rng.randbytes(min(length, CHUNK))
+    after = bytearray(before)
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, length - 1))
+        part = data.draw(st.sampled_from([b"\0", b"x", rng.randbytes(CHUNK)]))[: length - at]
+        after[at : at + len(part)] = part
+    with world.vault() as vault:
+        old, _ = world.take(vault, bytes(before))
+        new, _ = world.take(vault, bytes(after))
+        reader = vault.open(new, 0)
+        changes = list(reader.changes_since(vault.open(old, 0)))
+        for extent in changes:
+            before[extent.offset : extent.offset + extent.length] = reader.read(
+                extent.offset, extent.length
+            )
+    assert before == after
+    told = {
+        n for e in changes for n in range(e.offset // CHUNK, -(-(e.offset + e.length) // CHUNK))
+    }
+    assert all(e.kind in {ExtentKind.DATA, ExtentKind.ZERO} for e in changes)
+    assert len(told) <= 4 * 2
+
+
+def test_changes_between_disks_of_different_size_are_refused(world, vault):
+    old, _ = world.take(vault, bytes(CHUNK))
+    new, _ = world.take(vault, bytes(2 * CHUNK))
+    with pytest.raises(Invalid, match="not of the disk"):
+        list(vault.open(new, 0).changes_since(vault.open(old, 0)))

@@ -1,0 +1,106 @@
+"""Whether a move is warm, within which bounds, and what that costs in time."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.plan import AT_ONCE, Cutover, Method, PassPolicy
+from controlplane.domain.site import Capability, Changes, SiteFacts
+
+PASSES_MAX = 8
+"""Change passes before a copy counts as one that does not converge."""
+BUDGET = timedelta(seconds=10)
+STOP_AND_START_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmWish:
+    """What was asked of the method; None leaves the choice to the plan."""
+
+    method: Method | None = None
+    cutover: Cutover = AT_ONCE
+    max_downtime: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Seconds in all and of downtime."""
+
+    seconds: float
+    downtime: float
+
+
+def policy(
+    source: SiteFacts, target: SiteFacts, wish: WarmWish, *, runs: bool
+) -> tuple[PassPolicy, list[Finding]]:
+    """How the disks are copied: warm where it was asked for, or where it saves downtime."""
+    able = Capability.SNAPSHOTS in source.capabilities
+    seeded = Capability.DISK_IMPORT in target.capabilities
+    tracked = source.limits.changes is not Changes.UNTOLD
+    useful = able and (seeded or tracked)
+    # Of an instance that is off there is no downtime to save.
+    if not runs or wish.method is Method.COLD or (wish.method is None and not useful):
+        return PassPolicy(), []
+    found: list[Finding] = []
+    if not able:
+        found.append(
+            Finding(
+                id="SRC05",
+                severity=Severity.BLOCKER,
+                subject=source.site,
+                evidence=f"{source.site} cannot snapshot a running instance, which a warm move"
+                " begins with",
+                remedy="move it cold (--method cold), or give the account the rights named in the"
+                " provider's card",
+            )
+        )
+    if not tracked:
+        found.append(
+            Finding(
+                id="SRC05",
+                severity=Severity.INFO,
+                subject=source.site,
+                evidence=f"{source.site} cannot list what changed: each pass reads the disks whole,"
+                " the last one while the instance is down",
+            )
+        )
+    if not seeded:
+        found.append(
+            Finding(
+                id="PTH08",
+                severity=Severity.INFO,
+                subject=target.site,
+                evidence=f"{target.site} takes disks in only as whole images: the import is part of"
+                " the downtime",
+            )
+        )
+    budget = BUDGET if wish.max_downtime is None else wish.max_downtime / 3
+    return (
+        PassPolicy(
+            warm=True,
+            passes_max=PASSES_MAX if tracked else 1,
+            budget=budget if tracked else None,
+            tracked=tracked,
+            seeded=seeded,
+            strict=wish.max_downtime is not None,
+            cutover=wish.cutover,
+        ),
+        found,
+    )
+
+
+def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
+    """What copying `size` bytes at `rate` takes; `calls` seconds pass in provider calls."""
+    whole = size / rate
+    if not passes.warm:
+        # Read at the source, brought into the target, and read back for the proof.
+        return Times(seconds=3 * whole + calls, downtime=3 * whole + calls)
+    last = whole
+    if passes.tracked and passes.budget is not None:
+        last = min(whole, passes.budget.total_seconds())
+    brought = STOP_AND_START_SECONDS if passes.seeded else 2 * whole + calls / 2
+    downtime = last + brought
+    return Times(
+        seconds=3 * whole + (whole if not passes.tracked else last) + calls + downtime,
+        downtime=downtime,
+    )

@@ -1,0 +1,40 @@
+"""Runs the measurements named, or all; writes bench-report.json and shows a table."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import embedded, overhead
+from tests.bench.result import Result
+
+MEASURES = {"embedded": embedded.measure, "overhead": overhead.measure}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("names", nargs="*", choices=[*MEASURES, []], help="which; all by default")
+    parser.add_argument("--report", type=Path, default=Path("bench-report.json"))
+    wished = parser.parse_args()
+    logging.getLogger("temporalio").setLevel(logging.CRITICAL)
+    results = [each for name in wished.names or MEASURES for each in MEASURES[name]()]
+    report = {"results": [each.as_json() for each in results]}
+    wished.report.write_text(json.dumps(report, indent=2) + "\n")
+    show(results)
+
+
+def show(results: list[Result]) -> None:
+    table = Table("what", "ours", "peer", "goal", "met")
+    for each in results:
+        peer = f"{each.peer:g} {each.unit}" if each.peer is not None else "-"
+        met = "yes" if each.as_json()["met"] else "NO"
+        table.add_row(each.name, f"{each.ours:g} {each.unit}", peer, f"{each.goal:g}", met)
+        for step, seconds in (each.breakdown or {}).items():
+            table.add_row(f"  {step}", f"{seconds:g}", "", "", "", style="dim")
+    Console().print(table)
+
+
+main()

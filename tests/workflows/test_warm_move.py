@@ -1,0 +1,288 @@
+"""A warm move: passes while the source runs, a target that follows, decisions, hard times.
+
+Each case is a whole story on a Temporal server; together they take a minute or two.
+"""
+
+import asyncio
+import random
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Interceptor
+
+from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.disk import MIB
+from controlplane.domain.operation import Decision, Operation, OperationState
+from controlplane.domain.site import Capability, CreateOrder
+from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
+from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
+from tests.workflows.world import HOME, World, content, now
+from workflows.move_instance import MoveInstance
+
+PARTS = content(1)
+FIRST, LAST = CreateOrder.DISKS_FIRST, CreateOrder.INSTANCE_FIRST
+
+# The activities of a warm move up to its cutover; a pass after the first is one of changes.
+STEPS: Steps = counted(
+    [
+        *("begin", "plan_move", "take_lease", "phase"),
+        *("create_snapshot", "wait_snapshot"),
+        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
+        *("phase", "publish", "pull_image", "wait_image"),
+        *("create_instance", "wait_instance", "prepare_export", "prove", "release_export"),
+        *("phase", "gate"),
+        *("create_snapshot", "wait_snapshot"),
+        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
+        *("remove", "write_changes", "prepare_export", "prove_changes", "release_export"),
+        *("forget_point", "gate"),
+    ]
+)
+AFTERWARDS: Steps = counted(
+    [
+        *("phase", "set_power", "wait_power", "fence", "phase"),
+        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
+        *("phase", "write_changes", "prepare_export", "prove_changes", "release_export"),
+        *("phase", "verify_fence", "set_power", "wait_power", "probe_boot"),
+        *("switch_home", "connect_nics", "give_up_nics", "remove", "remove", "forget_point"),
+        "finish",
+    ]
+)
+WARM: dict[str, Any] = {"method": "warm"}
+
+
+class Guest:
+    """Writes to the running source whenever a named step has ended, and knows what it wrote."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._chance = random.Random(7)
+        self.parts = dict(PARTS)
+
+    def write(self, *, at: int | None = None, data: bytes | None = None) -> None:
+        copy = self._world.placement().copy
+        assert copy is not None
+        with self._world.home.lock:
+            volume = self._world.home.instances[copy].volumes[0].ref
+        at = self._chance.randrange(2 * MIB, 18 * MIB) if at is None else at
+        data = data or self._chance.randbytes(3000)
+        self.parts[at] = data
+        self._world.home.write_disk(volume, at, data)
+
+    def after(self, activity: str, nth: int = 1) -> FaultAt:
+        return FaultAt(activity, nth, None, then=self.write)
+
+
+def made(tmp_path: Path, *, home: CreateOrder = FIRST, changes: str = "told") -> World:
+    world = World.build(tmp_path, home=home, away=LAST if home is FIRST else FIRST)
+    world.running_instance(PARTS)
+    world.describe(HOME, changes=changes)
+    return world
+
+
+def assert_followed(world: World, guest: Guest) -> None:
+    """Everything the guest wrote is at the target, and nothing of the way is left."""
+    placement = world.placement()
+    assert placement.copy is not None
+    assert world.disk_of(world.away, placement.copy, guest.parts)
+    assert_moved(world)
+    kinds = {a.kind for a in world.artefacts() if a.state is not ArtefactState.RELEASED}
+    assert kinds <= {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}
+
+
+@pytest.mark.parametrize("home", [FIRST, LAST])
+@pytest.mark.parametrize("changes", ["told", "untold"])
+async def test_what_is_written_on_the_way_arrives(
+    client: Client, tmp_path: Path, home: CreateOrder, changes: str
+) -> None:
+    world = made(tmp_path, home=home, changes=changes)
+    guest = Guest(world)
+    writes = [guest.after("copy_disk"), guest.after("prove"), guest.after("gate")]
+    op = await run(client, world, world.ask_move(**WARM), writes)
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert len(guest.parts) == len(PARTS) + 3
+    assert_followed(world, guest)
+    assert op.result["method"] == "warm"
+    passes = cast("list[dict[str, Any]]", op.result["passes"])
+    assert len(passes) == (1 if changes == "untold" else 2)
+    # The last pass read what changed, or everything again.
+    assert (cast("int", op.result["bytesRead"]) < 2 * passes[0]["read"]) == (changes == "told")
+    world.close()
+
+
+async def test_a_target_that_takes_only_images_gets_the_last_point(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    world.away.lacking = {Capability.DISK_IMPORT: "not here"}
+    guest = Guest(world)
+    op = await run(client, world, world.ask_move(**WARM), [guest.after("commit_point", 1)])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert "PTH08" in {f.id for f in op.findings}
+    assert_followed(world, guest)
+    world.close()
+
+
+async def test_the_list_of_steps_is_complete(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path)
+    watch = FaultAt("none", 0, None)
+    await run(client, world, world.ask_move(**WARM), [watch])
+    assert counted(watch.calls) == counted([name for name, _ in (*STEPS, *AFTERWARDS)])
+    world.close()
+
+
+@pytest.mark.parametrize(("step", "fault"), list(product(STEPS, [Fault.BEFORE, Fault.AFTER])))
+async def test_a_broken_step_leaves_the_source_running(
+    client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
+) -> None:
+    world = made(tmp_path)
+    broken = FaultAt(*step, fault)
+    op = await run(client, world, world.ask_move(**WARM), [broken])
+    assert broken.hit
+    assert op.state in {OperationState.ROLLED_BACK, OperationState.FAILED}, op.problem
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()
+
+
+def assert_no_snapshot(world: World) -> None:
+    with world.home.lock:
+        assert world.home.snapshots == {}
+        assert world.home.exports == {}
+
+
+@pytest.mark.parametrize("step", [*STEPS, *AFTERWARDS[5:13], *AFTERWARDS[-4:]])
+async def test_a_step_that_runs_twice_changes_nothing(
+    client: Client, tmp_path: Path, step: tuple[str, int]
+) -> None:
+    world = made(tmp_path)
+    guest = Guest(world)
+    op = await run(
+        client, world, world.ask_move(**WARM),
+        [FaultAt(*step, Fault.TWICE), guest.after("prove")],
+    )  # fmt: skip
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_followed(world, guest)
+    world.close()
+
+
+@crossing
+@pytest.mark.parametrize("step", STEPS[1:])
+async def test_a_cancel_at_any_step_leaves_the_source_running(
+    real_client: Client, tmp_path: Path, step: tuple[str, int]
+) -> None:
+    world = made(tmp_path)
+    op = await run_and_cancel(real_client, world, world.ask_move(**WARM), *step)
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()
+
+
+async def test_a_byte_that_changes_on_its_way_to_the_target_fails_the_move(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    guest = Guest(world)
+
+    def flip() -> None:
+        """One bit of what the guest wrote last, at the target."""
+        at = next(reversed(guest.parts))
+        with world.away.lock:
+            [copy] = world.away.instances.values()
+            disk = copy.volumes[0].disk
+            disk.write(at, bytes([disk.read(at, 1)[0] ^ 1]))
+
+    broken = FaultAt("write_changes", 1, None, then=flip)
+    op = await run(client, world, world.ask_move(**WARM), [guest.after("prove"), broken])
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert op.problem.code == "integrity"
+    assert_home_as_before(world)
+    world.close()
+
+
+# Decisions
+
+
+def deciding(world: World, op: Operation, decision: Decision, client: Client) -> Any:
+    """What the service and the starter do when somebody decides."""
+    loop = asyncio.get_running_loop()
+
+    def decide() -> None:
+        with world.store.begin() as tx:
+            tx.operations.update(op.id, decision=decision)
+        handle = client.get_workflow_handle(str(op.id))
+        asyncio.run_coroutine_threadsafe(handle.signal(MoveInstance.nudge), loop)
+
+    return decide
+
+
+def moved(op: Operation) -> bool:
+    return op.state is OperationState.SUCCEEDED
+
+
+async def test_a_manual_cutover_waits_for_it_and_copies_on(client: Client, tmp_path: Path) -> None:
+    """Hours pass on the server's clock, not on ours; what is written meanwhile is copied."""
+    world = made(tmp_path)
+    guest = Guest(world)
+    op = world.ask_move(**WARM, cutover={"mode": "manual"})
+    decide = deciding(world, op, Decision.CUTOVER, client)
+    hooks: list[Interceptor] = [guest.after("gate", n) for n in range(2, 5)]
+    ended = await run(client, world, op, [*hooks, FaultAt("gate", 5, None, then=decide)])
+    assert moved(ended), ended.problem
+    assert len(cast("list[object]", ended.result["passes"])) >= 4
+    assert_followed(world, guest)
+    world.close()
+
+
+async def test_what_is_on_hold_goes_on_when_it_is_resumed(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path)
+    guest = Guest(world)
+    op = world.ask_move(**WARM)
+    hold = deciding(world, op, Decision.HOLD, client)
+    resume = deciding(world, op, Decision.NONE, client)
+    hooks = [FaultAt("prove", 1, None, then=hold), FaultAt("gate", 4, None, then=resume)]
+    ended = await run(client, world, op, hooks)
+    assert moved(ended), ended.problem
+    assert_followed(world, guest)
+    world.close()
+
+
+@crossing
+async def test_a_cancel_while_it_waits_leaves_the_source_running(
+    real_client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    op = world.ask_move(**WARM, cutover={"mode": "manual"})
+    ended = await run_and_cancel(real_client, world, op, "phase", 4)
+    assert ended.state is OperationState.CANCELLED
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()
+
+
+async def test_a_cutover_is_not_before_its_time(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path)
+    wished = now() + timedelta(seconds=3)
+    op = await run(client, world, world.ask_move(**WARM, cutover={"notBefore": wished.isoformat()}))
+    assert moved(op), op.problem
+    stopped = next(s for s in world.steps(op.id) if s.name == "stop source")
+    assert stopped.started_at >= wished
+    world.close()
+
+
+async def test_a_missed_window_leaves_the_source_running(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path)
+    past = {"notAfter": (now() - timedelta(seconds=1)).isoformat()}
+    op = await run(client, world, world.ask_move(**WARM, cutover=past))
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert "window for the cutover has passed" in op.problem.message
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()

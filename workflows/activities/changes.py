@@ -1,0 +1,122 @@
+"""Steps that bring a target from one recovery point to the next."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from temporalio import activity
+
+from controlplane.domain.disk import MIB, BlockWriter, Extent, ExtentKind
+from controlplane.domain.errors import Integrity
+from controlplane.domain.ids import PointId
+from controlplane.vault.reading import PointReader
+from drivers.contract import DiskImport, require
+from workflows.activities.moving import Mover, Proof, beat
+from workflows.activities.orders import At
+
+_PIECE = 4 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteChanges:
+    """Write what differs between two points to `volume` of the stopped instance `at`."""
+
+    at: At
+    volume: str
+    disk: int
+    base: UUID
+    point: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProveChanges:
+    """Read back, from the export `at`, what differs between two points, and compare."""
+
+    at: At
+    disk: int
+    base: UUID
+    point: UUID
+
+
+class ChangeActivities(Mover):
+    """A target that was proven to hold one point, and gets what the next one changed."""
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def write_changes(self, order: WriteChanges) -> int:
+        """The volume becomes what the point is, from what `base` was; bytes written.
+
+        A writer that an earlier attempt left is revoked when this one opens its own.
+        """
+        at = order.at
+        with self._steps.step(at.work.operation, at.step, copying=True) as meter:
+            with (
+                meter.copying(),
+                closing(self._connect(at.site)) as driver,
+                self._compared(order.base, order.point, order.disk) as (disk, changes),
+            ):
+                tag = at.work.tag(at.artefact)
+                target = require(driver, DiskImport)
+                with closing(target.open_import(tag, order.volume)) as writer:
+                    self._write(writer, disk, changes, at)
+                    writer.finish()
+                target.close_import(tag, order.volume)
+            written = sum(e.length for e in changes)
+            meter.message = f"{written} bytes changed"
+            return written
+
+    def _write(
+        self, writer: BlockWriter, disk: PointReader, changes: tuple[Extent, ...], at: At
+    ) -> None:
+        total, done = sum(e.length for e in changes), 0
+        for extent in changes:
+            for offset, length in _pieces(extent):
+                beat()
+                if extent.kind is ExtentKind.ZERO:
+                    writer.zero(offset, length)
+                else:
+                    writer.write(offset, disk.read(offset, length))
+                done += length
+                self._note(at.work.operation, at.step, done, total, done)
+
+    @contextmanager
+    def _compared(
+        self, base: UUID, point: UUID, disk: int
+    ) -> Iterator[tuple[PointReader, tuple[Extent, ...]]]:
+        with (
+            closing(self._vault.open(PointId(base), disk)) as before,
+            closing(self._vault.open(PointId(point), disk)) as after,
+        ):
+            yield after, tuple(after.changes_since(before))
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def prove_changes(self, order: ProveChanges) -> Proof:
+        """What was equal to `base` and got its changes holds what the point holds, or Integrity."""
+        at = order.at
+        with self._steps.step(at.work.operation, at.step, copying=True) as meter:
+            with (
+                meter.copying(),
+                self._compared(order.base, order.point, order.disk) as (disk, changes),
+                self._export(at) as reader,
+            ):
+                for extent in changes:
+                    for offset, length in _pieces(extent):
+                        beat()
+                        if reader.read(offset, length) != disk.read(offset, length):
+                            raise Integrity(
+                                f"disk {order.disk} at {at.site} is not what the source had"
+                                f" in bytes {offset} to {offset + length}: the move stops here",
+                                reason="digest",
+                            )
+                expected = disk.digest
+            return Proof(
+                disk=order.disk,
+                expected=expected,
+                found=expected,
+                bytes_read=sum(e.length for e in changes),
+            )
+
+
+def _pieces(extent: Extent) -> Iterator[tuple[int, int]]:
+    for offset in range(extent.offset, extent.offset + extent.length, _PIECE):
+        yield offset, min(_PIECE, extent.offset + extent.length - offset)

@@ -1,0 +1,93 @@
+"""What people decide about a move on its way, read where the story waits for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from temporalio import activity
+
+from controlplane.domain.errors import Conflict
+from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.operation import Operation, StepState
+from controlplane.domain.plan import PassPolicy
+from controlplane.planning.passes import COPYING, Gate, Next, gate
+from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
+from workflows.activities.records import WAITS_FOR, move_of, operation_id
+from workflows.failures import translated
+
+WAITING = "wait for cutover"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskGate:
+    """`following` is what the measured passes call for; `expected` seconds the last one reads."""
+
+    operation: str
+    policy: PassPolicy
+    following: Next
+    expected: float | None = None
+
+
+class ControlActivities:
+    """`clock` answers aware UTC times."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def gate(self, order: AskGate) -> Gate:
+        """Whether the source may be stopped now; Conflict when its window has passed."""
+        now = self._clock()
+        with translated("cutover"), self._store.begin() as tx:
+            op = tx.operations.get(operation_id(order.operation))
+            answer = gate(order.policy, order.following, op.decision, now)
+            if answer.missed:
+                raise Conflict(
+                    f"{op.subject_name} was not moved: {answer.why}; plan it again with another",
+                    reason="window-missed",
+                )
+            if order.following is Next.STALLED:
+                _add_finding(tx, op)
+            self._show(tx, op, answer, order.expected, now)
+            _note_waiting(tx, op, answer, now)
+            return answer
+
+    @staticmethod
+    def _show(tx: Tx, op: Operation, answer: Gate, expected: float | None, now: datetime) -> None:
+        waits = "" if answer.open or answer.why == COPYING else answer.why
+        shown: dict[str, object] = {WAITS_FOR: waits}
+        if expected is not None:
+            shown["lastPassSeconds"] = round(expected, 1)
+        tx.operations.update(op.id, result={**op.result, **shown})
+        move = move_of(op)
+        if move is not None:
+            tx.resources.patch_status(move, shown, now=now)
+
+
+def _note_waiting(tx: Tx, op: Operation, answer: Gate, now: datetime) -> None:
+    """Waiting for people or a time is a step, and no overhead of ours."""
+    running = [
+        step
+        for step in tx.operations.steps(op.id)
+        if step.name == WAITING and step.state is StepState.RUNNING
+    ]
+    if not answer.open and answer.why != COPYING and not running:
+        tx.operations.begin_step(op.id, WAITING, now)
+    for step in running if answer.open else ():
+        waited = (now - step.started_at).total_seconds()
+        tx.operations.end_step(op.id, WAITING, StepState.OK, now, provider_seconds=waited)
+
+
+def _add_finding(tx: Tx, op: Operation) -> None:
+    finding = Finding(
+        id="PTH02",
+        severity=Severity.WARNING,
+        subject=op.subject_name,
+        evidence="the guest changes its disks faster than they are copied: the rest does not get"
+        " small enough for the downtime that was wished",
+        remedy="cut over all the same (fedctl moves cutover), cancel, or quieten the guest",
+    )
+    if all(each.id != finding.id for each in op.findings):
+        tx.operations.update(op.id, findings=(*op.findings, finding))

@@ -1,0 +1,110 @@
+"""What steps that move bytes share: exports to read, progress to tell, a pulse, a way to stop."""
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from temporalio import activity
+from temporalio.exceptions import CancelledError
+
+from controlplane.domain.disk import BlockReader
+from controlplane.domain.ids import OperationId, SiteName
+from controlplane.domain.operation import Progress
+from controlplane.store.engine import Store
+from controlplane.vault.nouns import CopyProgress, CopyStopped
+from controlplane.vault.vault import Vault
+from drivers.contract import DiskExport, Driver, require
+from workflows.activities.orders import At
+from workflows.activities.steps import Steps
+
+_BEAT = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    disk: int
+    expected: str
+    found: str
+    bytes_read: int
+
+
+class Mover:
+    """`connect` opens a driver for a site's name; `clock` answers aware UTC times."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        steps: Steps,
+        connect: Callable[[SiteName], Driver],
+        clock: Callable[[], datetime],
+        vault: Vault,
+    ) -> None:
+        self._store = store
+        self._steps = steps
+        self._connect = connect
+        self._clock = clock
+        self._vault = vault
+
+    def _progress(self, operation: OperationId, what: str, seen: CopyProgress) -> None:
+        activity.heartbeat()
+        self._note(operation, what, seen.done, seen.total, seen.fresh)
+
+    def _note(self, operation: OperationId, what: str, done: int, total: int, sent: int) -> None:
+        with self._store.begin() as tx:
+            tx.operations.set_progress(
+                Progress(
+                    operation=operation,
+                    what=what,
+                    done=done,
+                    total=total,
+                    sent=sent,
+                    at=self._clock(),
+                )
+            )
+
+    @contextmanager
+    def _export(self, at: At) -> Iterator[BlockReader]:
+        with closing(self._connect(at.site)) as driver:
+            reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
+            with closing(reader):
+                yield reader
+
+
+def beat() -> None:
+    activity.heartbeat()
+    if activity.is_cancelled():
+        raise CancelledError("told to stop")
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """A copy that was told to stop ends as a cancelled activity."""
+    try:
+        yield
+    except CopyStopped as stopped:
+        raise CancelledError("the copy was told to stop") from stopped
+
+
+@contextmanager
+def beating() -> Iterator[Callable[[], bool]]:
+    """Heartbeats from a thread of its own; answers whether the activity was told to stop."""
+    over = threading.Event()
+    told = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(_BEAT):
+            activity.heartbeat()
+            if activity.is_cancelled():
+                told.set()
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(go_on,), daemon=True)
+    thread.start()
+    try:
+        yield told.is_set
+    finally:
+        over.set()
+        thread.join()

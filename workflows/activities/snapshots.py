@@ -1,0 +1,49 @@
+"""Steps of a warm move at a site: snapshots of what runs, and writers of what does not."""
+
+from temporalio import activity
+
+from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.disk import SnapshotSeen
+from drivers.contract import DiskImport, Snapshots, require
+from workflows.activities.atsite import SiteSteps, made
+from workflows.activities.orders import At, CloseImport, MakeSnapshot
+from workflows.failures import NotYet
+
+
+class SnapshotActivities(SiteSteps):
+    """Each makes one contract call."""
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def close_import(self, order: CloseImport) -> None:
+        """Whoever still writes to the volume is cut off; absent is fine."""
+        at = order.at
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def create_snapshot(self, order: MakeSnapshot) -> None:
+        at = order.at
+        with self._steps.step(at.work.operation, at.step) as meter:
+            self._intend(at, ArtefactKind.SNAPSHOT)
+            with self._store.read() as tx:
+                instance = tx.artefacts.get(order.of).ref
+            with self._calling(at.site, meter) as driver:
+                ref = require(driver, Snapshots).create_snapshot(
+                    at.work.tag(at.artefact), instance or ""
+                )
+            self._became(at, ArtefactState.ALLOCATED, ref=ref)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def wait_snapshot(self, at: At) -> SnapshotSeen:
+        """The snapshot, once disks can be read from it."""
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                answer = require(driver, Snapshots).find_snapshot(at.work.tag(at.artefact))
+            seen = made(driver, answer, f"snapshot at {at.site}")
+            if not seen.ready:
+                raise NotYet(f"{at.site} is taking the snapshot")
+            self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
+            return seen

@@ -1,0 +1,246 @@
+"""The instance as it is before the switch: copied, stopped, fenced, and started again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+from controlplane.domain.artefact import ArtefactKind
+from controlplane.domain.disk import DiskSource, Mark
+from controlplane.domain.ids import ArtefactId, derived
+from controlplane.domain.instance import Power
+from controlplane.domain.plan import DiskPlan, MovePlan
+from controlplane.planning.passes import PassDone
+from workflows.activities.lookups import LookupActivities
+from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Remove, SetPower
+from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
+from workflows.activities.steps import Work
+from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
+from workflows.calls import call, clean, copy, record, remove, undo, wait
+from workflows.saga import Saga, Undo
+
+
+class Source:
+    """`point` is what was copied last and `copied` its disks; `read` and `new` count all bytes."""
+
+    def __init__(self, work: Work, plan: MovePlan, saga: Saga) -> None:
+        self.work = work
+        self.plan = plan
+        self.point: UUID | None = None
+        self.copied: tuple[Copied, ...] = ()
+        self.domain = ""
+        self.read = self.new = 0
+        self.down_since = workflow.now()
+        self._saga = saga
+        self._passes: list[_Pass] = []
+        self._snapshot: _Snapshot | None = None
+
+    def at(self, step: str) -> At:
+        return At(work=self.work, site=self.plan.source, artefact=self.plan.copy, step=step)
+
+    @property
+    def size(self) -> int:
+        return sum(disk.size for disk in self.plan.target.disks)
+
+    # Power
+
+    async def stop(self) -> None:
+        """Off and fenced; unwinding starts it again, where it ran."""
+        self.down_since = workflow.now()
+        off = SetPower(at=self.at("stop source"), power=Power.OFF)
+        await self._saga.step(call(SiteActivities.set_power, off), undo=self._restart)
+        await wait(SiteActivities.wait_power, replace(off, at=self.at("source stopped")))
+        await self._saga.step(
+            call(SiteActivities.fence, Fence(at=self.at("fence source"), level=self.plan.fence)),
+            undo=lambda: undo(SiteActivities.unfence, self.at("undo: unfence source")),
+        )
+
+    async def _restart(self) -> None:
+        if not self.plan.was_on:
+            return
+        on = SetPower(at=self.at("undo: start source"), power=Power.ON)
+        await undo(SiteActivities.set_power, on)
+        await undo(SiteActivities.wait_power, on)
+
+    # Copies
+
+    def passes(self) -> tuple[PassDone, ...]:
+        """What was measured of the passes so far, as of now."""
+        began = [each.began for each in self._passes]
+        ended = [*began[1:], workflow.now()]
+        return tuple(
+            PassDone(
+                read=each.read,
+                reading=each.reading,
+                since=(each.began - before).total_seconds(),
+                age=(after - each.began).total_seconds(),
+            )
+            for each, before, after in zip(
+                self._passes, [began[0], *began] if began else (), ended, strict=False
+            )
+        )
+
+    async def copy_running(self) -> None:
+        """One pass: a snapshot of the running source, and what changed since the one before."""
+        number, began = len(self._passes), workflow.now()
+        before, self._snapshot = self._snapshot, await self._take(number)
+        reading = await self._copy(
+            f"pass {number} ",
+            derived(self.work.operation, "point", number),
+            ("pass", number),
+            snapshot=self._snapshot,
+            since=before,
+        )
+        if before is not None:
+            await self._drop(before)
+        if not self.plan.passes.tracked:
+            # No later pass asks for what changed since; and some sites cannot remove it from what
+            # is fenced.
+            await self._drop(self._snapshot)
+            self._snapshot = None
+        self._passes.append(
+            _Pass(began=began, read=sum(c.bytes_read for c in self.copied), reading=reading)
+        )
+
+    async def copy_stopped(self) -> None:
+        """All of it, or what changed since the last pass."""
+        point = derived(self.work.operation, "point")
+        await self._copy("", point, (), snapshot=None, since=self._snapshot)
+
+    async def _drop(self, snapshot: "_Snapshot") -> None:
+        await remove(SiteActivities.remove, snapshot.removal("remove"))
+        self._saga.done_with(snapshot.take_back)
+
+    async def tidy(self) -> None:
+        """The last snapshot goes, or is written down."""
+        if self._snapshot is None:
+            return
+        try:
+            await clean(SiteActivities.remove, self._snapshot.removal("remove"))
+        except ActivityError:
+            await record(
+                RecordActivities.retain,
+                Retain(
+                    work=self.work,
+                    artefact=self._snapshot.at.artefact,
+                    kind=ArtefactKind.SNAPSHOT,
+                ),
+            )
+
+    async def _take(self, number: int) -> "_Snapshot":
+        at = replace(
+            self.at(f"pass {number} snapshot"),
+            artefact=derived(self.work.operation, "snapshot", number),
+        )
+        snapshot = _Snapshot(at)
+        order = MakeSnapshot(at=at, of=self.plan.copy)
+        await self._saga.step(
+            call(SnapshotActivities.create_snapshot, order), undo=snapshot.take_back
+        )
+        seen = await wait(
+            SnapshotActivities.wait_snapshot, replace(at, step=f"pass {number} snapshot taken")
+        )
+        snapshot.mark = Mark(text=seen.ref)
+        return snapshot
+
+    async def _copy(
+        self,
+        label: str,
+        point: UUID,
+        part: tuple[object, ...],
+        *,
+        snapshot: "_Snapshot | None",
+        since: "_Snapshot | None",
+    ) -> float:
+        """Every disk into `point`; seconds spent in reading them."""
+        self.domain = await record(LookupActivities.domain_of, str(self.work.operation))
+        copied: list[Copied] = []
+        releases: list[Undo] = []
+        reading = timedelta()
+        for disk in self.plan.target.disks:
+            export = self._export(f"{label}export {disk.index}", disk, part)
+            release: Undo = partial(
+                undo,
+                SiteActivities.release_export,
+                replace(export, step=f"{label}release export {disk.index}"),
+            )
+            releases.append(release)
+            content = DiskSource(
+                volume=disk.volume or "", snapshot=snapshot.at.artefact if snapshot else None
+            )
+            await self._saga.step(
+                wait(
+                    SiteActivities.prepare_export,
+                    Export(at=export, source=content, since=since.mark if since else None),
+                ),
+                undo=release,
+            )
+            began = workflow.now()
+            copied.append(
+                await copy(
+                    TransferActivities.copy_disk,
+                    CopyDisk(
+                        at=replace(export, step=f"{label}copy {disk.index}"),
+                        point=point,
+                        disk=disk.index,
+                        domain=self.domain,
+                        base=self.point,
+                    ),
+                )
+            )
+            reading += workflow.now() - began
+        await copy(
+            TransferActivities.commit_point,
+            CommitPoint(
+                work=self.work,
+                point=point,
+                domain=self.domain,
+                step=f"{label}commit copy",
+                copied=tuple(copied),
+            ),
+        )
+        for disk in self.plan.target.disks:
+            step = f"{label}release export {disk.index}"
+            await wait(SiteActivities.release_export, self._export(step, disk, part))
+        if part:
+            for release in releases:
+                self._saga.done_with(release)
+        self._took(point, copied)
+        return reading.total_seconds()
+
+    def _took(self, point: UUID, copied: Sequence[Copied]) -> None:
+        self.point = point
+        self.copied = tuple(copied)
+        self.read += sum(c.bytes_read for c in copied)
+        self.new += sum(c.bytes_new for c in copied)
+
+    def _export(self, step: str, disk: DiskPlan, part: tuple[object, ...]) -> At:
+        artefact = derived(self.work.operation, "source-export", disk.index, *part)
+        return replace(self.at(step), artefact=ArtefactId(artefact))
+
+
+class _Pass:
+    def __init__(self, *, began: datetime, read: int, reading: float) -> None:
+        self.began, self.read, self.reading = began, read, reading
+
+
+class _Snapshot:
+    """One of ours at the source; `mark` names it once it was seen."""
+
+    def __init__(self, at: At) -> None:
+        self.at = at
+        self.mark: Mark | None = None
+
+    def removal(self, verb: str) -> Remove:
+        return Remove(
+            at=replace(self.at, step=f"{verb}: {self.at.step}"), kind=ArtefactKind.SNAPSHOT
+        )
+
+    async def take_back(self) -> None:
+        await undo(SiteActivities.remove, self.removal("undo"))
