@@ -1,0 +1,111 @@
+"""When another pass is worth it, and what stands before the cutover."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.domain.disk import GIB, MIB
+from controlplane.domain.operation import Decision
+from controlplane.domain.plan import Cutover, PassPolicy
+from controlplane.planning.passes import COPYING, Next, PassDone, gate, next_pass, rest
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+SIZE = 4 * GIB
+TRACKED = PassPolicy(
+    warm=True, passes_max=8, budget=timedelta(seconds=2), tracked=True, seeded=True
+)
+UNTRACKED = PassPolicy(warm=True, passes_max=1, seeded=True)
+FULL = PassDone(read=SIZE, reading=80.0, since=0.0, age=90.0)
+
+
+def a_pass(read: int, *, reading: float, since: float, age: float) -> PassDone:
+    return PassDone(read=read, reading=reading, since=since, age=age)
+
+
+def test_after_the_full_copy_comes_a_pass_of_changes():
+    assert rest(TRACKED, SIZE, [FULL]) is None
+    assert next_pass(TRACKED, SIZE, [FULL]) is Next.PASS
+
+
+def test_a_rest_that_fits_the_budget_is_the_last_pass():
+    """90 MiB changed in 90 s; 2 s later that are 2 MiB, read at some 50 MiB/s."""
+    quick = a_pass(90 * MIB, reading=1.8, since=90.0, age=2.0)
+    assert rest(TRACKED, SIZE, [FULL, quick]) == pytest.approx(
+        timedelta(seconds=0.04), abs=timedelta(seconds=0.01)
+    )
+    assert next_pass(TRACKED, SIZE, [FULL, quick]) is Next.FINAL
+
+
+def test_a_guest_that_writes_faster_than_it_is_copied_stalls_where_downtime_was_bounded():
+    racing = [a_pass(4 * GIB, reading=80.0, since=80.0, age=80.0)] * 7
+    done = [FULL, *racing]
+    assert next_pass(TRACKED, SIZE, done[:-1]) is Next.PASS
+    assert next_pass(TRACKED, SIZE, done) is Next.FINAL
+    strict = PassPolicy(**{**vars_of(TRACKED), "strict": True})
+    assert next_pass(strict, SIZE, done) is Next.STALLED
+
+
+def vars_of(policy: PassPolicy) -> dict[str, object]:
+    return {name: getattr(policy, name) for name in policy.__slots__}
+
+
+def test_a_source_that_cannot_tell_its_changes_is_read_once_and_then_again_at_the_end():
+    assert next_pass(UNTRACKED, SIZE, [FULL]) is Next.FINAL
+    assert rest(UNTRACKED, SIZE, [FULL]) == timedelta(seconds=80)
+
+
+measured = st.builds(
+    PassDone,
+    read=st.integers(0, SIZE),
+    reading=st.floats(0, 1e5),
+    since=st.floats(0, 1e6),
+    age=st.floats(0, 1e6),
+)
+
+
+@given(
+    st.lists(measured, max_size=12), st.booleans(), st.booleans(), st.sampled_from([None, 0.0, 5.0])
+)
+def test_passes_end_and_the_rest_is_never_more_than_the_disk(done, tracked, strict, budget):
+    policy = PassPolicy(
+        warm=True, passes_max=8, tracked=tracked, strict=strict,
+        budget=None if budget is None else timedelta(seconds=budget),
+    )  # fmt: skip
+    following = next_pass(policy, SIZE, done)
+    if len(done) >= 8:
+        assert following is not Next.PASS
+    needed = rest(policy, SIZE, done)
+    if needed is not None and tracked:
+        rate = max(sum(p.read for p in done) / max(sum(p.reading for p in done), 0.001), 1.0)
+        assert needed <= timedelta(seconds=SIZE / rate + 0.001)
+
+
+@pytest.mark.parametrize(
+    ("cutover", "following", "decision", "opens", "why"),
+    [
+        (Cutover(), Next.FINAL, Decision.NONE, True, ""),
+        (Cutover(), Next.PASS, Decision.CUTOVER, False, COPYING),
+        (Cutover(), Next.FINAL, Decision.HOLD, False, "on hold"),
+        (Cutover(manual=True), Next.FINAL, Decision.NONE, False, "when you wish"),
+        (Cutover(manual=True), Next.FINAL, Decision.CUTOVER, True, ""),
+        (Cutover(), Next.STALLED, Decision.NONE, False, "faster than"),
+        (Cutover(), Next.STALLED, Decision.CUTOVER, True, ""),
+        (Cutover(not_before=NOON + timedelta(minutes=1)), Next.FINAL, Decision.CUTOVER, False, "may begin"),
+        (Cutover(not_before=NOON), Next.FINAL, Decision.NONE, True, ""),
+    ],
+)  # fmt: skip
+def test_what_stands_before_the_cutover(cutover, following, decision, opens, why):
+    policy = PassPolicy(warm=True, cutover=cutover)
+    answer = gate(policy, following, decision, NOON)
+    assert answer.open is opens
+    assert why in answer.why
+    assert not answer.missed
+    assert timedelta(0) < answer.look_again <= timedelta(minutes=10)
+
+
+def test_a_window_that_has_passed_stays_shut_for_everybody():
+    policy = PassPolicy(warm=True, cutover=Cutover(not_after=NOON - timedelta(seconds=1)))
+    answer = gate(policy, Next.FINAL, Decision.CUTOVER, NOON)
+    assert (answer.open, answer.missed) == (False, True)
