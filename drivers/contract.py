@@ -277,6 +277,21 @@ class GuestAgent(Driver):
     def agent_answers(self, owner: OwnerTag) -> bool: ...
 
 
+class Pausing(Driver):
+    """A running instance can be held still, with all that its process knows of its disks."""
+
+    @abstractmethod
+    def pause(self, owner: OwnerTag) -> None:
+        """Nothing of the instance runs or writes once this returned; paused already is fine.
+
+        It counts as powered on. Conflict while it is off.
+        """
+
+    @abstractmethod
+    def resume(self, owner: OwnerTag) -> None:
+        """It goes on where it was held; running or off is fine."""
+
+
 FACETS: dict[Capability, type[Driver]] = {
     Capability.INSTANCES: Instances,
     Capability.VOLUMES: Volumes,
@@ -289,6 +304,7 @@ FACETS: dict[Capability, type[Driver]] = {
     Capability.FENCING: Fencing,
     Capability.CONSOLE_LOG: ConsoleLog,
     Capability.GUEST_AGENT: GuestAgent,
+    Capability.PAUSING: Pausing,
     Capability.QUOTA: Quota,
 }
 

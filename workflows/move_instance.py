@@ -108,10 +108,16 @@ class _Run:
         if self.plan.passes.warm:
             await self._copy_while_it_runs()
         await self._phase("cutover")
-        await self.source.stop()
-        await self._phase("copying")
         base = self.before_last = self.source.point
-        await self.source.copy_stopped()
+        if self.plan.passes.paused:
+            # Its change list would die with its process.
+            await self.source.pause()
+            await self.source.copy_paused()
+            await self.source.stop()
+        else:
+            await self.source.stop()
+            await self._phase("copying")
+            await self.source.copy_stopped()
         await self._phase("target")
         target = self._target()
         await self._bring(target, "last ", base)

@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, Mark
 from controlplane.domain.ids import ArtefactId, derived
-from controlplane.domain.instance import Power
+from controlplane.domain.instance import Manner, Power
 from controlplane.domain.plan import DiskPlan, MovePlan
 from controlplane.planning.passes import PassDone
 from workflows.activities.lookups import LookupActivities
@@ -39,6 +39,7 @@ class Source:
         self.down_since = workflow.now()
         self._saga = saga
         self._passes: list[_Pass] = []
+        self._paused = False
         self._snapshot: _Snapshot | None = None
 
     def at(self, step: str) -> At:
@@ -50,10 +51,24 @@ class Source:
 
     # Power
 
+    async def pause(self) -> None:
+        """Held still while the last of its changes is read; unwinding lets it go on."""
+        self.down_since = workflow.now()
+        self._paused = True
+        await self._saga.step(
+            call(SnapshotActivities.pause, self.at("pause source")),
+            undo=lambda: undo(SnapshotActivities.resume, self.at("undo: resume source")),
+        )
+
     async def stop(self) -> None:
         """Off and fenced; unwinding starts it again, where it ran."""
-        self.down_since = workflow.now()
-        off = SetPower(at=self.at("stop source"), power=Power.OFF)
+        if not self._paused:
+            self.down_since = workflow.now()
+        off = SetPower(
+            at=self.at("stop source"),
+            power=Power.OFF,
+            manner=Manner.HARD if self._paused else Manner.GRACEFUL,
+        )
         await self._saga.step(call(SiteActivities.set_power, off), undo=self._restart)
         await wait(SiteActivities.wait_power, replace(off, at=self.at("source stopped")))
         await self._saga.step(
@@ -107,6 +122,16 @@ class Source:
         self._passes.append(
             _Pass(began=began, read=sum(c.bytes_read for c in self.copied), reading=reading)
         )
+
+    async def copy_paused(self) -> None:
+        """What changed since the last pass, from a snapshot of the paused source."""
+        before, self._snapshot = self._snapshot, await self._take(len(self._passes))
+        point = derived(self.work.operation, "point")
+        await self._copy("", point, (), snapshot=self._snapshot, since=before)
+        for snapshot in (before, self._snapshot):
+            if snapshot is not None:
+                await self._drop(snapshot)
+        self._snapshot = None
 
     async def copy_stopped(self) -> None:
         """All of it, or what changed since the last pass."""

@@ -64,6 +64,7 @@ class PassPolicy:
     A cold move has one pass, with the source stopped. `budget` bounds the time in which the final
     pass reads. `tracked`: the source tells what changed since a snapshot; else each pass reads all
     of it. `seeded`: the target is made from the first pass and then follows by writing changes.
+    `paused`: the last pass reads a source that is paused, because its change list dies with it.
     `strict`: without a rest that fits the budget somebody must decide.
     """
 
@@ -72,6 +73,7 @@ class PassPolicy:
     budget: timedelta | None = None
     tracked: bool = False
     seeded: bool = False
+    paused: bool = False
     strict: bool = False
     cutover: Cutover = AT_ONCE
 

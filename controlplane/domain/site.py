@@ -33,6 +33,7 @@ class Capability(StrEnum):
     FENCING = "fencing"
     CONSOLE_LOG = "console-log"
     GUEST_AGENT = "guest-agent"
+    PAUSING = "pausing"
     QUOTA = "quota"
 
 

@@ -36,7 +36,10 @@ def policy(
     """How the disks are copied: warm where it was asked for, or where it saves downtime."""
     able = Capability.SNAPSHOTS in source.capabilities
     seeded = Capability.DISK_IMPORT in target.capabilities
-    tracked = source.limits.changes is not Changes.UNTOLD
+    paused = source.limits.changes is Changes.WHILE_ALIVE
+    tracked = source.limits.changes is Changes.TOLD or (
+        paused and Capability.PAUSING in source.capabilities
+    )
     useful = able and (seeded or tracked)
     # Of an instance that is off there is no downtime to save.
     if not runs or wish.method is Method.COLD or (wish.method is None and not useful):
@@ -64,6 +67,16 @@ def policy(
                 " the last one while the instance is down",
             )
         )
+    if tracked and paused:
+        found.append(
+            Finding(
+                id="GST10",
+                severity=Severity.INFO,
+                subject=source.site,
+                evidence="the guest is paused for the last pass and then cut: the copy is what a"
+                " loss of power leaves (crash-consistent)",
+            )
+        )
     if not seeded:
         found.append(
             Finding(
@@ -82,6 +95,7 @@ def policy(
             budget=budget if tracked else None,
             tracked=tracked,
             seeded=seeded,
+            paused=tracked and paused,
             strict=wish.max_downtime is not None,
             cutover=wish.cutover,
         ),

@@ -34,7 +34,8 @@ _READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6
 _DATA, _HOLE, _STATUS, _ERROR = 1, 2, 5, 0x8000
 _FLAG_READ_ONLY, _FLAG_FLUSH, _FLAG_ZEROES = 2, 4, 64
 _CONTEXT = b"base:allocation"
-_IS_ZERO = 2
+_DIRTY = b"qemu:dirty-bitmap:"
+_IS_ZERO, _IS_DIRTY = 2, 1
 _PIECE = 1 << 20
 _STATUS_SPAN = 1 << 30
 _ZERO_SPAN = 1 << 30
@@ -50,21 +51,28 @@ class _Reply:
 
     data: bytearray
     start: int
-    extents: list[tuple[int, int]]
+    extents: dict[int, list[tuple[int, int]]]
     error: int = 0
 
 
 class NbdConnection:
     """One client connection to one export. Used by one thread at a time."""
 
-    def __init__(self, stream: socket.socket, export: str, *, where: str) -> None:
-        """Negotiate; the stream belongs to the connection from here on."""
+    def __init__(
+        self, stream: socket.socket, export: str, *, where: str, bitmap: str | None = None
+    ) -> None:
+        """Negotiate; the stream belongs to the connection from here on.
+
+        `bitmap` names a dirty bitmap of QEMU's; NotFound when the export does not tell it.
+        """
         self.where = where
         self._stream = stream
         self._cookies = itertools.count(1)
         self.size = 0
         self._flags = 0
         self._context: int | None = None
+        self._bitmap: int | None = None
+        self._dirty = b"" if bitmap is None else _DIRTY + bitmap.encode()
         try:
             self._negotiate(export.encode())
         except BaseException:
@@ -72,7 +80,9 @@ class NbdConnection:
             raise
 
     @classmethod
-    def over_unix(cls, path: Path, export: str, *, timeout: float) -> "NbdConnection":
+    def over_unix(
+        cls, path: Path, export: str, *, timeout: float, bitmap: str | None = None
+    ) -> "NbdConnection":
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         stream.settimeout(timeout)
         try:
@@ -80,7 +90,7 @@ class NbdConnection:
         except OSError as e:
             stream.close()
             raise Unavailable(f"disk export at {path}: nobody answers; prepare it again") from e
-        return cls(stream, export, where=str(path))
+        return cls(stream, export, where=str(path), bitmap=bitmap)
 
     @classmethod
     def over_tcp(cls, host: str, port: int, export: str, *, timeout: float) -> "NbdConnection":
@@ -99,6 +109,10 @@ class NbdConnection:
     def can_tell_zeros(self) -> bool:
         """Whether `block_status` works here."""
         return self._context is not None
+
+    @property
+    def can_tell_changes(self) -> bool:
+        return self._bitmap is not None
 
     def read(self, offset: int, length: int) -> bytes:
         self._inside(offset, length)
@@ -138,10 +152,21 @@ class NbdConnection:
     def block_status(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(length, reads as zeros) from `offset` on; covers at least the beginning."""
         self._inside(offset, length)
+        return self._status(offset, length, self._context, _IS_ZERO)
+
+    def dirty_status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """(length, changed) from `offset` on; covers at least the beginning."""
+        return self._status(offset, length, self._bitmap, _IS_DIRTY)
+
+    def _status(
+        self, offset: int, length: int, context: int | None, flag: int
+    ) -> list[tuple[int, bool]]:
+        self._inside(offset, length)
         reply = self._answered(self._ask(_BLOCK_STATUS, offset, length), "block status")
-        if not reply.extents or any(not count for count, _ in reply.extents):
+        told = reply.extents.get(context or 0, [])
+        if not told or any(not count for count, _ in told):
             raise self._garbled("an empty block status")
-        return [(count, bool(flags & _IS_ZERO)) for count, flags in reply.extents]
+        return [(count, bool(flags & flag)) for count, flags in told]
 
     def close(self) -> None:
         """Say goodbye if anybody listens; twice is fine."""
@@ -164,11 +189,7 @@ class NbdConnection:
         self._send(struct.pack(">I", flags & 3))
         structured = self._option(_STRUCTURED_REPLY, b"")[-1][0] == _ACK
         if structured:
-            query = struct.pack(">I", len(export)) + export
-            query += struct.pack(">II", 1, len(_CONTEXT)) + _CONTEXT
-            for kind, data in self._option(_SET_META, query):
-                if kind == _META:
-                    (self._context,) = struct.unpack_from(">I", data)
+            self._ask_contexts(export)
         go = struct.pack(">I", len(export)) + export + struct.pack(">H", 0)
         replies = self._option(_GO, go)
         for kind, data in replies:
@@ -179,6 +200,19 @@ class NbdConnection:
             raise NotFound(f"disk export at {self.where}: it has no export of that name")
         if last != _ACK:
             raise self._garbled(f"option reply {last:#x}")
+        if self._dirty and self._bitmap is None:
+            raise NotFound(f"disk export at {self.where}: it does not tell {self._dirty.decode()}")
+
+    def _ask_contexts(self, export: bytes) -> None:
+        query = struct.pack(">I", len(export)) + export
+        wished = [name for name in (_CONTEXT, self._dirty) if name]
+        query += struct.pack(">I", len(wished))
+        query += b"".join(struct.pack(">I", len(name)) + name for name in wished)
+        for kind, data in self._option(_SET_META, query):
+            if kind == _META and data[4:] == _CONTEXT:
+                (self._context,) = struct.unpack_from(">I", data)
+            elif kind == _META and data[4:] == self._dirty:
+                (self._bitmap,) = struct.unpack_from(">I", data)
 
     def _option(self, option: int, data: bytes) -> list[tuple[int, bytes]]:
         """Send an option and collect its replies up to the ack or the error."""
@@ -201,7 +235,7 @@ class NbdConnection:
         return cookie
 
     def _answered(self, cookie: int, what: str) -> _Reply:
-        reply = _Reply(data=bytearray(), start=0, extents=[])
+        reply = _Reply(data=bytearray(), start=0, extents={})
         while not self._chunk({cookie: reply}):
             pass
         if reply.error:
@@ -248,8 +282,9 @@ class NbdConnection:
         reply = self._known(waiting, cookie)
         if kind & _ERROR:
             (reply.error,) = struct.unpack_from(">I", body)
-        elif kind == _STATUS and struct.unpack_from(">I", body) == (self._context,):
-            reply.extents += struct.iter_unpack(">II", body[4:])
+        elif kind == _STATUS:
+            (context,) = struct.unpack_from(">I", body)
+            reply.extents.setdefault(context, []).extend(struct.iter_unpack(">II", body[4:]))
         return bool(flags & 1)
 
     def _structured_header(self, magic: int) -> tuple[int, int, int, int]:
@@ -358,18 +393,37 @@ class NbdReader:
         self._connection.close()
 
     def _told(self) -> Iterator[Extent]:
-        if not self._connection.can_tell_zeros:
-            if self.size:
-                yield Extent(offset=0, length=self.size, kind=ExtentKind.DATA)
+        if not self._connection.can_tell_changes:
+            yield from self._allocated(0, self.size)
             return
         at = 0
         while at < self.size:
-            for count, zero in self._connection.block_status(at, min(_STATUS_SPAN, self.size - at)):
-                length = min(count, self.size - at)
+            for count, dirty in self._connection.dirty_status(at, self._span(at, self.size)):
+                end = min(at + count, self.size)
+                if dirty:
+                    yield from self._allocated(at, end)
+                elif end > at:
+                    yield Extent(offset=at, length=end - at, kind=ExtentKind.UNCHANGED)
+                at = end
+
+    def _allocated(self, start: int, end: int) -> Iterator[Extent]:
+        """Data and zeros of a range."""
+        if not self._connection.can_tell_zeros:
+            if end > start:
+                yield Extent(offset=start, length=end - start, kind=ExtentKind.DATA)
+            return
+        at = start
+        while at < end:
+            for count, zero in self._connection.block_status(at, self._span(at, end)):
+                length = min(count, end - at)
                 if length:
                     kind = ExtentKind.ZERO if zero else ExtentKind.DATA
                     yield Extent(offset=at, length=length, kind=kind)
                 at += length
+
+    @staticmethod
+    def _span(at: int, end: int) -> int:
+        return min(_STATUS_SPAN, end - at)
 
 
 class NbdWriter:

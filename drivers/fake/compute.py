@@ -21,13 +21,13 @@ from controlplane.domain.instance import (
 from controlplane.domain.network import NicSeen, NicSpec
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import CreateOrder
-from drivers.contract import ConsoleLog, Fencing, GuestAgent, Instances
+from drivers.contract import ConsoleLog, Fencing, GuestAgent, Instances, Pausing
 from drivers.fake.base import FakeBase
 from drivers.fake.images import filled
 from drivers.fake.site import FakeInstance, FakeSite, FakeVolume
 
 
-class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
+class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausing):
     def reserve(self, owner: OwnerTag) -> str | None:
         with self._call("reserve", owner) as site:
             if self.limits.create_order is CreateOrder.DISKS_FIRST:
@@ -80,7 +80,7 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
             if power is Power.ON:
                 self._startable(site, it)
                 it.boots += 1
-            it.power = power
+            it.power, it.paused = power, False
             it.settling = site.settle
             site.record(it)
 
@@ -132,6 +132,17 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent):
     def agent_answers(self, owner: OwnerTag) -> bool:
         with self._call("agent_answers", owner) as site:
             return bool(_console(site, self._look(site, owner)))
+
+    def pause(self, owner: OwnerTag) -> None:
+        with self._call("pause", owner) as site:
+            it = self._mine(site, owner)
+            if it.power is Power.OFF:
+                raise Conflict(f"{it.ref} at {site.name} is off: start it before pausing it")
+            it.paused = True
+
+    def resume(self, owner: OwnerTag) -> None:
+        with self._call("resume", owner) as site:
+            self._mine(site, owner).paused = False
 
     def fence(self, owner: OwnerTag) -> FenceProof:
         with self._call("fence", owner) as site:

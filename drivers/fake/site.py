@@ -76,6 +76,7 @@ class FakeInstance(Thing):
     nics: list[NicSeen]
     power: Power = Power.OFF
     fenced: bool = False
+    paused: bool = False
     boots: int = 0
     anchor: str | None = None
     broken: str = ""

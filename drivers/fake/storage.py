@@ -126,9 +126,12 @@ class FakeSnapshots(FakeBase, Snapshots):
 
 
 class FakeTransfers(FakeBase, DiskExport, DiskImport):
-    @property
-    def _tells(self) -> bool:
-        return self.limits.changes is not Changes.UNTOLD
+    def _tells(self, site: FakeSite, source: DiskSource) -> bool:
+        """Whether changes are told of this disk now."""
+        if self.limits.changes is Changes.WHILE_ALIVE:
+            holder = site.volume_of(source.volume).attached_to
+            return holder is not None and site.instances[holder].power is Power.ON
+        return self.limits.changes is Changes.TOLD
 
     def prepare_export(
         self, owner: OwnerTag, source: DiskSource, since: Mark | None = None
@@ -143,7 +146,7 @@ class FakeTransfers(FakeBase, DiskExport, DiskImport):
                     settling=site.settle,
                     source=source,
                     disk=_frozen(site, source).copy(),
-                    base=_base(site, source, since) if self._tells else None,
+                    base=_base(site, source, since) if self._tells(site, source) else None,
                     grant=Grant(f"the export of {source.volume} at {site.name}"),
                 )
                 site.exports[owner.artefact] = export

@@ -19,6 +19,7 @@ from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import (
     Capability,
     Catalogue,
+    Changes,
     Health,
     Limits,
     QuotaSeen,
@@ -43,6 +44,9 @@ _WANTED = {
     ),
     "/nodes": ("Sys.Audit",),
 }
+
+
+_BY_SHELL = (Capability.DISK_EXPORT, Capability.DISK_IMPORT, Capability.PAUSING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,7 @@ class ProxmoxBase(Quota):
         self._api = PveClient(access)
         self._shell = NodeShell(access, host=self._api.host)
         if not self._shell.known:
-            self.limits = replace(LIMITS, fence_level=FenceLevel.ISOLATED)
+            self.limits = replace(LIMITS, fence_level=FenceLevel.ISOLATED, changes=Changes.UNTOLD)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.site!r})"
@@ -103,14 +107,14 @@ class ProxmoxBase(Quota):
         lacking = {}
         if not self._shell.known:
             why = "no ssh key for root was given; disks leave and change through the node's shell"
-            lacking = {Capability.DISK_EXPORT: why, Capability.DISK_IMPORT: why}
+            lacking = dict.fromkeys(_BY_SHELL, why)
         else:
             try:
                 self._shell.served()
             except Integrity:
                 raise  # another host answers as this node: nothing of it may be trusted
             except FedctlError as e:
-                lacking = {Capability.DISK_EXPORT: str(e), Capability.DISK_IMPORT: str(e)}
+                lacking = dict.fromkeys(_BY_SHELL, str(e))
         offline = [n["node"] for n in self._api.get("nodes") if n["status"] != "online"]
         warnings = (f"nodes that do not answer: {', '.join(offline)}",) if offline else ()
         return Health(version=version, lacking=lacking, warnings=warnings)
@@ -231,6 +235,12 @@ class ProxmoxBase(Quota):
         if owner.epoch < vm.owner.epoch:
             raise superseded(
                 f"VM {vm.vmid} at {self.site}", presented=owner.epoch, found=vm.owner.epoch
+            )
+
+    def _not_late(self, owner: OwnerTag, found: OwnerTag) -> None:
+        if owner.epoch < found.epoch:
+            raise superseded(
+                f"{owner.artefact} at {self.site}", presented=owner.epoch, found=found.epoch
             )
 
     def _status(self, vm: Vm) -> Mapping[str, Any]:

@@ -13,21 +13,28 @@ from controlplane.domain.disk import (
     Mark,
     SnapshotSeen,
 )
-from controlplane.domain.errors import Busy, Conflict, Invalid, NotFound, Unavailable, superseded
+from controlplane.domain.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import DiskExport, DiskImport, Snapshots
 from drivers.disks.nbd import NbdConnection, NbdReader, NbdWriter
 from drivers.disks.ssh import Forward
 from drivers.proxmox import mapping, marks
-from drivers.proxmox.base import ProxmoxBase, Vm
+from drivers.proxmox.base import Vm
+from drivers.proxmox.points import Point, ProxmoxPoints, shown, socket_of
+from drivers.proxmox.qmp import bitmap_name
 from drivers.proxmox.shell import Served
 
 
-class ProxmoxSnapshots(ProxmoxBase, Snapshots):
-    """A VM's tags announce its snapshots of ours, so that one listing finds them."""
+class ProxmoxSnapshots(ProxmoxPoints, Snapshots):
+    """Of a running VM a point that its QEMU keeps, where root's shell is there; else a snapshot.
+
+    A VM's tags announce its snapshots of ours, so that one listing finds them.
+    """
 
     def create_snapshot(self, owner: OwnerTag, instance: str) -> str:
         name = marks.snapshot_name(owner.artefact)
+        if (point := self._point(owner.artefact)) is not None:
+            return self._taken_again(owner, instance, point)
         if (found := self._announced(owner)) is not None:
             vm, kept = found
             if kept is not None:
@@ -44,6 +51,9 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
                 return f"{vm.vmid}/{name}"
         else:
             vm = self._by_ref(instance)
+            if self._can_point(vm):
+                self._take(owner, vm, None)
+                return f"{vm.vmid}/{name}"
             vm = self._changed(vm, {"tags": self._announcing(vm, owner)})
         if lock := vm.config.get("lock"):
             raise Busy(f"VM {vm.vmid} at {self.site} is locked ({lock}): ask again")
@@ -51,8 +61,20 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
             self._api.post(f"{vm.path}/snapshot", snapname=name, description=owner.text())
         return f"{vm.vmid}/{name}"
 
+    def _taken_again(self, owner: OwnerTag, instance: str, point: Point) -> str:
+        self._not_late(owner, point.owner)
+        if str(point.vmid) != instance:
+            raise Conflict(
+                f"snapshot {owner.artefact} at {self.site} is of VM {point.vmid}: use a tag of its"
+                " own"
+            )
+        self._take(owner, self._by_ref(instance), point)
+        return f"{point.vmid}/{marks.snapshot_name(owner.artefact)}"
+
     def find_snapshot(self, owner: OwnerTag) -> Answer[SnapshotSeen]:
         try:
+            if (point := self._point(owner.artefact)) is not None:
+                return self._seen_point(point)
             found = self._announced(owner)
             if found is None:
                 return Absent()
@@ -66,7 +88,18 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
         except (Busy, Unavailable) as e:
             return Unknown(why=str(e))
 
+    def _seen_point(self, point: Point) -> Answer[SnapshotSeen]:
+        stands = self._point_stands(point)
+        if stands is None:
+            return Absent()  # only scraps are left of it, which deleting and the sweep see
+        ref = f"{point.vmid}/{marks.snapshot_name(point.owner.artefact)}"
+        return Seen(SnapshotSeen(ref=ref, ready=stands, epoch=point.owner.epoch))
+
     def delete_snapshot(self, owner: OwnerTag) -> None:
+        if (point := self._point(owner.artefact)) is not None:
+            self._not_late(owner, point.owner)
+            self._give_up(owner, point)
+            return
         found = self._announced(owner)
         if found is None:
             return
@@ -123,12 +156,6 @@ class ProxmoxSnapshots(ProxmoxBase, Snapshots):
                 return vm
         raise NotFound(f"site {self.site}: there is no VM {ref} of ours: look there")
 
-    def _not_late(self, owner: OwnerTag, found: OwnerTag) -> None:
-        if owner.epoch < found.epoch:
-            raise superseded(
-                f"{owner.artefact} at {self.site}", presented=owner.epoch, found=found.epoch
-            )
-
 
 class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
     """An export is a qemu-nbd; its owner and source stand in its own command line."""
@@ -136,7 +163,9 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
     def prepare_export(
         self, owner: OwnerTag, source: DiskSource, since: Mark | None = None
     ) -> ExportSeen:
-        del since  # no change lists yet: every mark is lost, and all of the disk is shown
+        if source.snapshot and (point := self._point(source.snapshot)) is not None:
+            return self._show_point(owner, source, since, point)
+        # Snapshots and stopped disks tell no changes: every mark is lost, all of the disk is shown.
         snapshot = marks.snapshot_name(source.snapshot) if source.snapshot else ""
         export = self._export(owner)
         if export is not None:
@@ -163,12 +192,19 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
         if not self._shell.known:
             return Absent()  # without a shell none was ever made
         try:
+            if (live := self._point_export(owner)) is not None:
+                return Seen(shown(live[1], live[2]))
             export = self._export(owner)
         except (Busy, Unavailable) as e:
             return Unknown(why=str(e))
         return Absent() if export is None else Seen(_export_seen(export))
 
     def open_export(self, owner: OwnerTag) -> BlockReader:
+        if (live := self._point_export(owner)) is not None:
+            vm, told, _ = live
+            self._not_late(owner, told.owner)
+            since = None if told.since is None else bitmap_name(told.since)
+            return _Reader(*self._shell.connected(socket_of(vm.vmid), told.text(), bitmap=since))
         export = self._export(owner)
         if export is None:
             raise NotFound(f"site {self.site}: no export {owner.artefact}: prepare it")
@@ -179,6 +215,10 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
     def release_export(self, owner: OwnerTag) -> None:
         if not self._shell.known:
             return
+        if (live := self._point_export(owner)) is not None:
+            vm, told, _ = live
+            self._not_late(owner, told.owner)
+            self._drop_point_export(vm, told)
         export = self._export(owner)
         if export is not None:
             self._not_late(owner, export.owner)

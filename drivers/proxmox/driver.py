@@ -35,6 +35,14 @@ class ProxmoxDriver(ProxmoxInstances, ProxmoxImages, ProxmoxTransfers):
         found += self._staged_images()
         if self._shell.known:
             found += [
+                Found(owner=p.owner, kind=ArtefactKind.SNAPSHOT, ref=f"{p.vmid}/{p.owner.artefact}")
+                for p in self._points()
+            ]
+            found += [
+                Found(owner=export.owner, kind=ArtefactKind.EXPORT, ref=export.text())
+                for export in self._point_exports()
+            ]
+            found += [
                 Found(owner=export.owner, kind=ArtefactKind.EXPORT, ref=export.socket)
                 for export in self._shell.served()
                 if not export.writable

@@ -23,7 +23,7 @@ from controlplane.domain.instance import (
 )
 from controlplane.domain.network import NetworkSeen, NicSeen, NicSpec
 from controlplane.domain.owner import OwnerTag
-from controlplane.domain.site import CreateOrder, Limits
+from controlplane.domain.site import Changes, CreateOrder, Limits
 from drivers.proxmox import marks
 
 Config = Mapping[str, object]
@@ -40,6 +40,7 @@ LIMITS = Limits(
     create_order=CreateOrder.INSTANCE_FIRST,
     settle_seconds=15.0,
     fence_level=FenceLevel.CANNOT_START,
+    changes=Changes.WHILE_ALIVE,
 )
 _PER_BUS = {DiskBus.VIRTIO: 16, DiskBus.SCSI: 31, DiskBus.SATA: 6, DiskBus.IDE: 2}
 _SLOT = re.compile(r"(virtio|scsi|sata|ide)\d+")

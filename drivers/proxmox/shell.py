@@ -21,9 +21,11 @@ from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import SiteAccess
 from drivers.disks.nbd import NbdConnection
 from drivers.disks.ssh import Forward, Ssh, SshAccess
+from drivers.proxmox.qmp import Qmp
 
 _RUN = "/run/fedctl"
 _ZVOL = "/dev/zvol/"
+SCRAPS = "/var/tmp/fedctl"  # noqa: S108  # root's own folder on the node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +150,39 @@ class NodeShell:
 
     def opened(self, export: Served) -> tuple[NbdConnection, Forward]:
         """An NBD connection to it, and the forwarded socket to be closed after it."""
-        forward = self._opened().forward(export.socket)
+        return self.connected(export.socket, export.owner.text())
+
+    def connected(
+        self, remote: str, name: str, *, bitmap: str | None = None
+    ) -> tuple[NbdConnection, Forward]:
+        """An NBD connection to the export `name` behind a socket of the node."""
+        forward = self._opened().forward(remote)
         try:
             connection = NbdConnection.over_unix(
-                forward.path, export.owner.text(), timeout=self._timeout
+                forward.path, name, timeout=self._timeout, bitmap=bitmap
             )
         except BaseException:
             forward.close()
             raise
         return connection, forward
+
+    # -- a VM's own QEMU -----------------------------------------------------------------------
+
+    def qmp(self, vmid: int) -> Qmp:
+        """A short connection to its monitor."""
+        forward = self._opened().forward(f"/run/qemu-server/{vmid}.qmp")
+        return Qmp(forward, where=f"VM {vmid} at {self._site}", timeout=self._timeout)
+
+    def scraps(self) -> list[str]:
+        """The names of our scrap files and markers on the node."""
+        done = self._opened().run(f"ls -1 {SCRAPS}")
+        return done.out.split() if not done.status else []
+
+    def make_scrap_folder(self) -> None:
+        self.run("mkdir", "-p", SCRAPS)
+
+    def make_run_folder(self) -> None:
+        self.run("mkdir", "-p", _RUN)
 
     def import_folder(self, storage: str) -> PurePosixPath:
         """Where the storage keeps its import files."""

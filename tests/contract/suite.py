@@ -9,6 +9,7 @@ from tests.contract.suite_compute import (
     FencingContract,
     GuestAgentContract,
     InstancesContract,
+    PausingContract,
     QuotaContract,
 )
 from tests.contract.suite_site import SiteContract
@@ -29,6 +30,7 @@ class DriverContract(
     FencingContract,
     ConsoleLogContract,
     GuestAgentContract,
+    PausingContract,
     QuotaContract,
     VolumesContract,
     ImagesContract,

@@ -327,6 +327,41 @@ class GuestAgentContract(Ground):
         world.until(lambda: not world.driver.agent_answers(owner), "the agent is silent")
 
 
+class PausingContract(Ground):
+    facet = Capability.PAUSING
+
+    def test_a_paused_instance_counts_as_on_and_goes_on_when_resumed(self, world: World):
+        owner = world.loaded()
+        world.power(owner, Power.ON)
+        for _ in range(2):
+            world.driver.pause(owner)
+            assert world.seen(owner).power is Power.ON
+        for _ in range(2):
+            world.driver.resume(owner)
+        assert world.seen(owner).power is Power.ON
+
+    def test_a_paused_instance_can_be_cut(self, world: World):
+        owner = world.loaded()
+        world.power(owner, Power.ON)
+        world.driver.pause(owner)
+        world.do(lambda: world.driver.set_power(owner, Power.OFF, Manner.HARD))
+        world.until(lambda: world.seen(owner).power is Power.OFF, "it is off")
+        world.driver.resume(owner)
+        assert world.seen(owner).power is Power.OFF
+
+    def test_what_is_off_cannot_be_paused(self, world: World):
+        owner = world.instance()
+        with pytest.raises(Conflict):
+            world.driver.pause(owner)
+
+    def test_epochs_guard_a_pause(self, world: World):
+        owner = world.loaded()
+        world.power(owner, Power.ON)
+        world.driver.pause(replace(owner, epoch=owner.epoch + 1))
+        refused_as_superseded(lambda: world.driver.resume(owner))
+        world.driver.resume(replace(owner, epoch=owner.epoch + 1))
+
+
 class QuotaContract(Ground):
     facet = Capability.QUOTA
 

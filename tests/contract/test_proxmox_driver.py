@@ -34,7 +34,7 @@ from controlplane.domain.instance import (
 )
 from controlplane.domain.network import NicSpec
 from controlplane.domain.owner import OwnerTag
-from controlplane.domain.site import Capability
+from controlplane.domain.site import Capability, Changes
 from drivers.proxmox import mapping, marks
 from drivers.proxmox.driver import ProxmoxDriver
 from drivers.proxmox.marks import FenceNote, ImageName, Notes
@@ -230,7 +230,10 @@ def test_check_tells_missing_rights_from_an_empty_site(sim, driver):
 
 def test_without_an_ssh_key_disks_do_not_leave_and_a_fence_only_isolates(keyless):
     lacking = keyless.check().lacking
-    assert set(lacking) == {Capability.DISK_EXPORT, Capability.DISK_IMPORT}
+    assert set(lacking) == {
+        Capability.DISK_EXPORT, Capability.DISK_IMPORT, Capability.PAUSING,
+    }  # fmt: skip
+    assert keyless.limits.changes is Changes.UNTOLD
     assert keyless.limits.fence_level is FenceLevel.ISOLATED
     nics = (NicSpec(network="vmbr0"), NicSpec(network="vmbr1", isolated=True))
     owner = made(keyless, InstanceSpec(name="web-1", size=SIZE, disks=(), nics=nics))

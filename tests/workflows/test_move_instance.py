@@ -35,6 +35,7 @@ def assert_home_as_before(world: World) -> None:
     assert world.power_at(world.home, placement.copy) is Power.ON
     with world.home.lock:
         assert not world.home.instances[placement.copy].fenced
+        assert not world.home.instances[placement.copy].paused
     assert world.disk_of(world.home, placement.copy, PARTS)
     with world.away.lock:
         assert all(i.power is Power.OFF for i in world.away.instances.values())

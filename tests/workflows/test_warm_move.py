@@ -53,6 +53,23 @@ AFTERWARDS: Steps = counted(
     ]
 )
 WARM: dict[str, Any] = {"method": "warm"}
+# Instead of the first of these, where change lists die with the process.
+PAUSED: Steps = [
+    ("phase", 4),
+    ("pause", 1),
+    ("create_snapshot", 3),
+    ("wait_snapshot", 3),
+    ("domain_of", 3),
+    ("prepare_export", 5),
+    ("copy_disk", 3),
+    ("commit_point", 3),
+    ("release_export", 5),
+    ("remove", 2),
+    ("remove", 3),
+    ("set_power", 1),
+    ("wait_power", 1),
+    ("fence", 1),
+]
 
 
 class Guest:
@@ -95,7 +112,7 @@ def assert_followed(world: World, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("home", [FIRST, LAST])
-@pytest.mark.parametrize("changes", ["told", "untold"])
+@pytest.mark.parametrize("changes", ["told", "untold", "while-alive"])
 async def test_what_is_written_on_the_way_arrives(
     client: Client, tmp_path: Path, home: CreateOrder, changes: str
 ) -> None:
@@ -110,7 +127,7 @@ async def test_what_is_written_on_the_way_arrives(
     passes = cast("list[dict[str, Any]]", op.result["passes"])
     assert len(passes) == (1 if changes == "untold" else 2)
     # The last pass read what changed, or everything again.
-    assert (cast("int", op.result["bytesRead"]) < 2 * passes[0]["read"]) == (changes == "told")
+    assert (cast("int", op.result["bytesRead"]) < 2 * passes[0]["read"]) == (changes != "untold")
     world.close()
 
 
@@ -203,6 +220,49 @@ async def test_a_byte_that_changes_on_its_way_to_the_target_fails_the_move(
     assert op.problem is not None
     assert op.problem.code == "integrity"
     assert_home_as_before(world)
+    world.close()
+
+
+# Paused for the last pass
+
+
+async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path, changes="while-alive")
+    watch = FaultAt("none", 0, None)
+    await run(client, world, world.ask_move(**WARM), [watch])
+    before = len(STEPS)
+    assert counted(watch.calls)[before : before + len(PAUSED)] == PAUSED
+    world.close()
+
+
+@pytest.mark.parametrize(("step", "fault"), list(product(PAUSED[1:], list(Fault))))
+async def test_a_broken_or_repeated_step_of_a_paused_source_lets_it_go_on(
+    client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
+) -> None:
+    world = made(tmp_path, changes="while-alive")
+    broken = FaultAt(*step, fault)
+    op = await run(client, world, world.ask_move(**WARM), [broken])
+    assert broken.hit
+    if fault is Fault.TWICE:
+        assert moved(op), op.problem
+        assert_followed(world, Guest(world))
+    else:
+        assert op.state is OperationState.ROLLED_BACK, op.problem
+        assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()
+
+
+@crossing
+@pytest.mark.parametrize("step", PAUSED[1:])
+async def test_a_cancel_lets_a_paused_source_go_on(
+    real_client: Client, tmp_path: Path, step: tuple[str, int]
+) -> None:
+    world = made(tmp_path, changes="while-alive")
+    op = await run_and_cancel(real_client, world, world.ask_move(**WARM), *step)
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
     world.close()
 
 

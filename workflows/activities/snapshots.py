@@ -4,7 +4,7 @@ from temporalio import activity
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import SnapshotSeen
-from drivers.contract import DiskImport, Snapshots, require
+from drivers.contract import DiskImport, Pausing, Snapshots, require
 from workflows.activities.atsite import SiteSteps, made
 from workflows.activities.orders import At, CloseImport, MakeSnapshot
 from workflows.failures import NotYet
@@ -22,6 +22,23 @@ class SnapshotActivities(SiteSteps):
             self._calling(at.site, meter) as driver,
         ):
             require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def pause(self, at: At) -> None:
+        """Nothing of the instance writes any more."""
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Pausing).pause(at.work.tag(at.artefact))
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def resume(self, at: At) -> None:
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            require(driver, Pausing).resume(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
     def create_snapshot(self, order: MakeSnapshot) -> None:

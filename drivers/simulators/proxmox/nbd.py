@@ -3,6 +3,7 @@
 import asyncio
 import os
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,8 @@ _LIST_META, _SET_META = 9, 10
 _READ, _WRITE, _DISCONNECT, _FLUSH, _TRIM, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 4, 6, 7
 _EPERM, _EIO, _EINVAL, _ENOSPC = 1, 5, 22, 28
 _LARGEST = 32 << 20
-_BASE_CONTEXT, _CONTEXT_ID = b"base:allocation", 1
+_BASE_CONTEXT, _CONTEXT_ID, _DIRTY_ID = b"base:allocation", 1, 2
+_GRANULE = 64 << 10
 
 
 class Reader(Protocol):
@@ -45,25 +47,111 @@ class Export:
     clients: set["asyncio.Task[None]"] = field(default_factory=set)
 
 
+class Content(Protocol):
+    """What an export shows; a bitmap's granules are of 64 KiB."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def bitmap_name(self) -> str: ...
+    @property
+    def bitmap(self) -> frozenset[int] | None: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+    def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+    def zero(self, offset: int, length: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class _File:
+    """A file behind a qemu-nbd."""
+
+    bitmap_name = ""
+    bitmap: frozenset[int] | None = None
+
+    def __init__(self, file: Path, *, readonly: bool) -> None:
+        self.readonly = readonly
+        self._descriptor = os.open(file, os.O_RDONLY if readonly else os.O_RDWR)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, offset)
+
+    def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        return data_ranges(self._descriptor, start=start, end=end)
+
+    def write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self._descriptor, data, offset)
+
+    def zero(self, offset: int, length: int) -> None:
+        _zero(self._descriptor, offset, length)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 async def serve(export: Export, reader: Reader, writer: Writer, *, faults: Faults) -> None:
-    """Speak NBD until the client leaves."""
-    session = _Session(export, reader, writer, faults)
+    """Speak NBD for one qemu-nbd until the client leaves."""
+
+    def choose(name: str) -> Content | None:
+        return _File(export.file, readonly=export.readonly) if name == export.name else None
+
+    await serve_any(choose, [export.name], reader, writer, faults=faults)
+
+
+async def serve_any(
+    choose: Callable[[str], Content | None],
+    names: Iterable[str],
+    reader: Reader,
+    writer: Writer,
+    *,
+    faults: Faults,
+) -> None:
+    """Speak NBD for a server of several exports until the client leaves."""
+    session = _Session(choose, [*names], reader, writer, faults)
     try:
         if await session.negotiated():
             await session.transmission()
     finally:
-        os.close(session.descriptor)
+        if session.content is not None:
+            session.content.close()
 
 
 class _Session:
-    def __init__(self, export: Export, reader: Reader, writer: Writer, faults: Faults) -> None:
-        self.export, self.reader, self.writer, self.faults = export, reader, writer, faults
-        mode = os.O_RDONLY if export.readonly else os.O_RDWR
-        self.descriptor = os.open(export.file, mode)
-        self.size = os.fstat(self.descriptor).st_size
-        self.structured = self.context = False
+    content: Content | None = None
+
+    def __init__(
+        self,
+        choose: Callable[[str], Content | None],
+        names: list[str],
+        reader: Reader,
+        writer: Writer,
+        faults: Faults,
+    ) -> None:
+        self.choose, self.names = choose, names
+        self.reader, self.writer, self.faults = reader, writer, faults
+        self.structured = self.context = self.dirty = False
+
+    @property
+    def it(self) -> Content:
+        assert self.content is not None  # noqa: S101  # transmission begins with a choice
+        return self.content
+
+    @property
+    def size(self) -> int:
+        return self.it.size
+
+    @property
+    def flags(self) -> int:
         # has flags, flush, FUA, trim, write zeroes, DF, multi-conn; read-only where it is
-        self.flags = 1 | 4 | 8 | 32 | 64 | 128 | (2 | 256 if export.readonly else 0)
+        return 1 | 4 | 8 | 32 | 64 | 128 | (2 | 256 if self.it.readonly else 0)
+
+    def chosen(self, name: str) -> bool:
+        if self.content is None:
+            self.content = self.choose(name)
+        return self.content is not None
 
     async def negotiated(self) -> bool:
         """Fixed newstyle negotiation; whether transmission begins."""
@@ -75,7 +163,7 @@ class _Session:
                 return False
             data = await self.reader.readexactly(length)
             if option == _EXPORT_NAME:
-                if data.decode() != self.export.name:
+                if not self.chosen(data.decode()):
                     return False
                 pad = b"" if client & 2 else bytes(124)
                 self.writer.write(struct.pack(">QH", self.size, self.flags) + pad)
@@ -90,7 +178,7 @@ class _Session:
         """Answer one option; True when it was a GO that goes."""
         if option in {_GO, _ASK_INFO}:
             (length,) = struct.unpack_from(">I", data)
-            if data[4 : 4 + length].decode() != self.export.name:
+            if not self.chosen(data[4 : 4 + length].decode()):
                 self._reply(option, _ERR_UNKNOWN)
                 return False
             self._reply(option, _INFO, struct.pack(">HQH", 0, self.size, self.flags))
@@ -101,20 +189,32 @@ class _Session:
             self.structured = True
             self._reply(option, _ACK)
         elif option == _LIST:
-            name = self.export.name.encode()
-            self._reply(option, _SERVER, struct.pack(">I", len(name)) + name)
+            for known in self.names:
+                name = known.encode()
+                self._reply(option, _SERVER, struct.pack(">I", len(name)) + name)
             self._reply(option, _ACK)
         elif option in {_LIST_META, _SET_META}:
-            if not self.structured:
-                self._reply(option, _ERR_INVALID)
-                return False
-            if _BASE_CONTEXT in data:
-                self.context = self.context or option == _SET_META
-                self._reply(option, _META, struct.pack(">I", _CONTEXT_ID) + _BASE_CONTEXT)
-            self._reply(option, _ACK)
+            self._contexts(option, data)
         else:
             self._reply(option, _ERR_UNSUPPORTED)
         return False
+
+    def _contexts(self, option: int, data: bytes) -> None:
+        if not self.structured:
+            self._reply(option, _ERR_INVALID)
+            return
+        (length,) = struct.unpack_from(">I", data)
+        if not self.chosen(data[4 : 4 + length].decode()):
+            self._reply(option, _ERR_UNKNOWN)
+            return
+        wished = f"qemu:dirty-bitmap:{self.it.bitmap_name}".encode()
+        if self.it.bitmap is not None and wished in data:
+            self.dirty = self.dirty or option == _SET_META
+            self._reply(option, _META, struct.pack(">I", _DIRTY_ID) + wished)
+        if _BASE_CONTEXT in data:
+            self.context = self.context or option == _SET_META
+            self._reply(option, _META, struct.pack(">I", _CONTEXT_ID) + _BASE_CONTEXT)
+        self._reply(option, _ACK)
 
     def _reply(self, option: int, kind: int, data: bytes = b"") -> None:
         self.writer.write(struct.pack(">QIII", _OPTION_REPLY, option, kind, len(data)) + data)
@@ -141,19 +241,19 @@ class _Session:
             await self.writer.drain()
 
     def _refusal(self, kind: int, offset: int, length: int) -> int:
-        if kind in {_WRITE, _TRIM, _WRITE_ZEROES} and self.export.readonly:
+        if kind in {_WRITE, _TRIM, _WRITE_ZEROES} and self.it.readonly:
             return _EPERM
         if offset + length > self.size:
             return _ENOSPC if kind in {_WRITE, _WRITE_ZEROES} else _EINVAL
         if kind == _READ and length > _LARGEST:
             return _EINVAL
-        if kind == _BLOCK_STATUS and not (self.context and length):
+        if kind == _BLOCK_STATUS and not ((self.context or self.dirty) and length):
             return _EINVAL
         known = {_READ, _WRITE, _FLUSH, _TRIM, _WRITE_ZEROES, _BLOCK_STATUS}
         return 0 if kind in known else _EINVAL
 
     def _read(self, cookie: int, offset: int, length: int) -> None:
-        data = self.faults.passed(Direction.OUT, offset, os.pread(self.descriptor, length, offset))
+        data = self.faults.passed(Direction.OUT, offset, self.it.read(offset, length))
         if not self.structured:
             self.writer.write(struct.pack(">IIQ", _SIMPLE, 0, cookie) + data)
         elif is_zero(data):
@@ -165,17 +265,21 @@ class _Session:
         try:
             if isinstance(what, bytes):
                 data = self.faults.passed(Direction.IN, offset, what)
-                os.pwrite(self.descriptor, data, offset)
+                self.it.write(offset, data)
             elif kind in {_TRIM, _WRITE_ZEROES}:
-                _zero(self.descriptor, offset, what)
+                self.it.zero(offset, what)
         except OSError:
             self._error(cookie, _EIO, kind)
             return
         self._done(cookie)
 
     def _status(self, cookie: int, offset: int, length: int) -> None:
+        if self.dirty:
+            self._told(cookie, _DIRTY_ID, self._dirty(offset, length), last=not self.context)
+        if not self.context:
+            return
         at, end, parts = offset, offset + length, b""
-        for begin, count in data_ranges(self.descriptor, start=offset, end=end):
+        for begin, count in self.it.ranges(offset, end):
             if begin > at:
                 parts += struct.pack(">II", begin - at, 3)  # hole, reads as zeros
             parts += struct.pack(">II", count, 0)
@@ -185,10 +289,23 @@ class _Session:
                 break
         if at < end:
             parts += struct.pack(">II", end - at, 3)
-        self._chunk(cookie, 5, struct.pack(">I", _CONTEXT_ID) + parts)
+        self._told(cookie, _CONTEXT_ID, parts, last=True)
 
-    def _chunk(self, cookie: int, kind: int, data: bytes) -> None:
-        header = struct.pack(">IHHQI", _STRUCTURED, 1, kind, cookie, len(data))
+    def _dirty(self, offset: int, length: int) -> bytes:
+        """Runs of the bitmap; 1 is dirty."""
+        bitmap, at, parts = self.it.bitmap or frozenset(), offset, b""
+        while at < offset + length and len(parts) < 8 * 1024:
+            begin, dirty = at, at // _GRANULE in bitmap
+            while at < offset + length and (at // _GRANULE in bitmap) == dirty:
+                at = min((at // _GRANULE + 1) * _GRANULE, offset + length)
+            parts += struct.pack(">II", at - begin, int(dirty))
+        return parts
+
+    def _told(self, cookie: int, context: int, parts: bytes, *, last: bool) -> None:
+        self._chunk(cookie, 5, struct.pack(">I", context) + parts, last=last)
+
+    def _chunk(self, cookie: int, kind: int, data: bytes, *, last: bool = True) -> None:
+        header = struct.pack(">IHHQI", _STRUCTURED, int(last), kind, cookie, len(data))
         self.writer.write(header + data)
 
     def _done(self, cookie: int) -> None:

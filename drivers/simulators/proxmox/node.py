@@ -14,6 +14,7 @@ from typing import Any
 from drivers.simulators.faults import Faults, Profile
 from drivers.simulators.guest import Disk, Guests, Nic
 from drivers.simulators.proxmox.access import Access
+from drivers.simulators.proxmox.live import Live
 from drivers.simulators.proxmox.params import DRIVE, NIC, Refused, parse_nic, parse_property
 from drivers.simulators.proxmox.storage import Storages, Volume
 from drivers.simulators.proxmox.tasks import Tasks
@@ -90,6 +91,7 @@ class Node:
         self.observers: list[Observer] = []  # told each call that succeeded, for tests
         self._vm_locks: dict[int, threading.Lock] = {}
         self._descriptors: dict[str, int] = {}
+        self.live: dict[int, Live] = {}  # the block layers of running VMs
         self._state = folder / "state.json"
         saved = json.loads(self._state.read_text()) if self._state.exists() else {}
         self.vms = {record["vmid"]: _vm(record) for record in saved.get("vms", [])}
@@ -198,7 +200,8 @@ class Node:
                 else:
                     vm.config[key] = value
             vm.pending.clear()
-            disk = self._boot_disk(vm)
+            live = self.live[vm.vmid] = Live(self._files(vm), self.translated)
+            disk = self._boot_disk(vm, live)
             vm.running, vm.suspended, vm.started = True, False, time.time()
             agent = parse_property(vm.config.get("agent", "0"), default="enabled")
             self.guests.start(
@@ -226,6 +229,8 @@ class Node:
     def _went_down(self, vm: Vm) -> None:
         with self.lock:
             vm.running = vm.suspended = False
+            if (live := self.live.pop(vm.vmid, None)) is not None:
+                live.close()
             for volume in self.volumes_of(vm):
                 if (descriptor := self._descriptors.pop(str(volume.file), None)) is not None:
                     os.close(descriptor)
@@ -243,7 +248,19 @@ class Node:
                 out.append(self.storages.volume(drive["file"]))
         return out
 
-    def _boot_disk(self, vm: Vm) -> Disk | None:
+    def translated(self, path: str) -> Path:
+        """Our file for a scrap file's path on the node."""
+        return self.folder / "scrap" / Path(path).name
+
+    def _files(self, vm: Vm) -> dict[str, Path]:
+        """The files of the VM's disks by slot."""
+        out = {}
+        for slot, drive in vm.drives().items():
+            with contextlib.suppress(Refused):
+                out[slot] = self.storages.volume(drive["file"]).file
+        return out
+
+    def _boot_disk(self, vm: Vm, live: Live) -> Disk | None:
         drives = vm.drives()
         order = parse_property(vm.config.get("boot", ""), default="legacy").get("order", "")
         slots = [slot for slot in order.split(";") if slot in drives]
@@ -255,7 +272,9 @@ class Node:
         self._descriptors[str(file)] = descriptor
         return Disk(
             read=lambda offset, length: os.pread(descriptor, length, offset),
-            write=lambda offset, data: _write(descriptor, offset, data),
+            write=lambda offset, data: live.write(
+                file, offset, len(data), lambda: _write(descriptor, offset, data)
+            ),
             flush=lambda: None,  # the simulated host has no power cut; our files outlive processes
         )
 

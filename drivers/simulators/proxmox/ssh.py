@@ -15,12 +15,15 @@ from drivers.simulators.faults import Call, Hang, LostAnswer, Reset, Status
 from drivers.simulators.proxmox import config
 from drivers.simulators.proxmox.access import Caller
 from drivers.simulators.proxmox.config import Job
-from drivers.simulators.proxmox.nbd import Export, serve
+from drivers.simulators.proxmox.live import Live, LiveExport
+from drivers.simulators.proxmox.nbd import Export, serve, serve_any
 from drivers.simulators.proxmox.node import Node
 from drivers.simulators.proxmox.params import Fails, Refused, checked, size_bytes
+from drivers.simulators.proxmox.qmp import Monitor
 from drivers.simulators.proxmox.work import same_digest, unlocked
 
 ROOT = Caller(user="root@pam")
+_SCRAPS = "/var/tmp/fedctl"  # noqa: S108  # a path on the node
 
 
 class Failed(Exception):
@@ -127,6 +130,11 @@ class SshServer:
 
     def streamed(self, path: str) -> Callable[[Any, Any], Awaitable[None]] | None:
         """What answers behind a unix socket of the node."""
+        if match := re.fullmatch(r"/run/qemu-server/(\d+)\.qmp", path):
+            return self._monitored(int(match[1]))
+        for live in tuple(self.node.live.values()):
+            if live.socket == path:
+                return self._live(live)
         export = self._exports.get(path)
         if export is None:
             return None
@@ -145,6 +153,35 @@ class SshServer:
             finally:
                 export.clients.discard(task)
                 writer.close()
+
+        return session
+
+    def _monitored(self, vmid: int) -> Callable[[Any, Any], Awaitable[None]] | None:
+        live, vm = self.node.live.get(vmid), self.node.vms.get(vmid)
+        if live is None or vm is None:
+            return None
+
+        async def session(reader: Any, writer: Any) -> None:
+            with suppress(ConnectionError, asyncssh.Error, OSError):
+                await Monitor(self.node, vm, live).serve(reader, writer)
+            writer.close()
+
+        return session
+
+    def _live(self, live: Live) -> Callable[[Any, Any], Awaitable[None]]:
+        def chosen(name: str) -> LiveExport | None:
+            return live.exports.get(name)
+
+        async def session(reader: Any, writer: Any) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError, asyncssh.Error, OSError):
+                await serve_any(
+                    chosen,
+                    tuple(live.exports),
+                    reader,
+                    writer,
+                    faults=self.node.faults,
+                )
+            writer.close()
 
         return session
 
@@ -208,6 +245,9 @@ class SshServer:
             "qm": self._qm,
             "pgrep": self._pgrep,
             "mkdir": lambda _: "",
+            "ls": self._ls,
+            "qemu-img": self._create,
+            "touch": self._touch,
             "zfs": self._zfs,
             "rm": self._rm,
         }
@@ -274,7 +314,38 @@ class SshServer:
         (self.node.folder / match[1] / match[2]).write_text(text)
         return text
 
+    def _ls(self, words: list[str]) -> str:
+        """The names in the folder of scrap files."""
+        if words != ["-1", _SCRAPS] or not self._scrap.exists():
+            raise Failed(2, f"ls: cannot access '{words[-1]}': No such file or directory")
+        return "".join(f"{each.name}\n" for each in sorted(self._scrap.iterdir()))
+
+    def _create(self, words: list[str]) -> str:
+        if words[:3] != ["create", "-f", "qcow2"] or len(words) != 5:
+            raise Failed(1, "qemu-img: this simulator only creates qcow2")
+        file = self._scrap_file(words[3])
+        file.write_bytes(b"")
+        return f"Formatting '{words[3]}', fmt=qcow2 size={words[4]}\n"
+
+    def _touch(self, words: list[str]) -> str:
+        self._scrap_file(words[-1]).touch()
+        return ""
+
+    @property
+    def _scrap(self) -> Path:
+        return self.node.translated("x").parent
+
+    def _scrap_file(self, path: str) -> Path:
+        if Path(path).parent != Path(_SCRAPS):
+            raise Failed(1, f"cannot touch '{path}': Permission denied")
+        self._scrap.mkdir(exist_ok=True)
+        return self.node.translated(path)
+
     def _rm(self, words: list[str]) -> str:
+        if words[-1].startswith(f"{_SCRAPS}/"):
+            for word in words[words[0] == "-f" :]:
+                self._scrap_file(word).unlink(missing_ok=True)
+            return ""
         match = re.fullmatch(r"/var/lib/vz/snippets/([A-Za-z0-9._-]+)", words[-1])
         if match is None:
             raise Failed(1, f"rm: cannot remove '{words[-1]}': Operation not permitted")
