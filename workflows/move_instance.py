@@ -12,7 +12,7 @@ from controlplane.domain.ids import derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import CheckKind, MovePlan
-from controlplane.planning.passes import Gate, Next, next_pass, rest
+from controlplane.planning.passes import Gate, Next, downtime, next_pass
 from workflows.activities.control import AskGate, ControlActivities
 from workflows.activities.endings import Outcome
 from workflows.activities.moving import Proof
@@ -159,7 +159,7 @@ class _Run:
 
     async def _gate(self) -> Gate:
         passes = self.plan.passes
-        expected = rest(passes, self.source.size, self.source.passes())
+        expected = downtime(passes, self.source.size, self.source.passes())
         return await record(
             ControlActivities.gate,
             AskGate(

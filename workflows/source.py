@@ -41,6 +41,7 @@ class Source:
         self._passes: list[_Pass] = []
         self._paused = False
         self._snapshot: _Snapshot | None = None
+        self._before_last: _Snapshot | None = None
 
     def at(self, step: str) -> At:
         return At(work=self.work, site=self.plan.source, artefact=self.plan.copy, step=step)
@@ -95,6 +96,7 @@ class Source:
                 reading=each.reading,
                 since=(each.began - before).total_seconds(),
                 age=(after - each.began).total_seconds(),
+                whole=each.whole,
             )
             for each, before, after in zip(
                 self._passes, [began[0], *began] if began else (), ended, strict=False
@@ -112,6 +114,7 @@ class Source:
             snapshot=self._snapshot,
             since=before,
         )
+        whole = workflow.now() - began
         if before is not None:
             await self._drop(before)
         if not self.plan.passes.tracked:
@@ -120,18 +123,24 @@ class Source:
             await self._drop(self._snapshot)
             self._snapshot = None
         self._passes.append(
-            _Pass(began=began, read=sum(c.bytes_read for c in self.copied), reading=reading)
+            _Pass(
+                began=began,
+                read=sum(c.bytes_read for c in self.copied),
+                reading=reading,
+                whole=whole.total_seconds(),
+            )
         )
 
     async def copy_paused(self) -> None:
-        """What changed since the last pass, from a snapshot of the paused source."""
+        """What changed since the last pass, from a snapshot of the paused source.
+
+        Both snapshots go after the switch: removing them costs downtime, and they slow nothing
+        down any more.
+        """
         before, self._snapshot = self._snapshot, await self._take(len(self._passes))
+        self._before_last = before
         point = derived(self.work.operation, "point")
         await self._copy("", point, (), snapshot=self._snapshot, since=before)
-        for snapshot in (before, self._snapshot):
-            if snapshot is not None:
-                await self._drop(snapshot)
-        self._snapshot = None
 
     async def copy_stopped(self) -> None:
         """All of it, or what changed since the last pass."""
@@ -143,20 +152,17 @@ class Source:
         self._saga.done_with(snapshot.take_back)
 
     async def tidy(self) -> None:
-        """The last snapshot goes, or is written down."""
-        if self._snapshot is None:
-            return
-        try:
-            await clean(SiteActivities.remove, self._snapshot.removal("remove"))
-        except ActivityError:
-            await record(
-                RecordActivities.retain,
-                Retain(
-                    work=self.work,
-                    artefact=self._snapshot.at.artefact,
-                    kind=ArtefactKind.SNAPSHOT,
-                ),
-            )
+        """The last snapshots go, or are written down."""
+        for snapshot in (self._before_last, self._snapshot):
+            if snapshot is None:
+                continue
+            try:
+                await clean(SiteActivities.remove, snapshot.removal("remove"))
+            except ActivityError:
+                kept = Retain(
+                    work=self.work, artefact=snapshot.at.artefact, kind=ArtefactKind.SNAPSHOT
+                )
+                await record(RecordActivities.retain, kept)
 
     async def _take(self, number: int) -> "_Snapshot":
         at = replace(
@@ -251,8 +257,8 @@ class Source:
 
 
 class _Pass:
-    def __init__(self, *, began: datetime, read: int, reading: float) -> None:
-        self.began, self.read, self.reading = began, read, reading
+    def __init__(self, *, began: datetime, read: int, reading: float, whole: float) -> None:
+        self.began, self.read, self.reading, self.whole = began, read, reading, whole
 
 
 class _Snapshot:

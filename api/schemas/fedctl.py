@@ -198,7 +198,7 @@ class MoveStatus(Status):
     progress: list[ProgressOut] = Field(default_factory=list)
     downtime_seconds: float | None = None
     waits_for: str = ""
-    last_pass_seconds: float | None = None
+    announced_downtime: float | None = None
     proof: dict[str, object] | None = None
     operation: str | None = None
     retained: list[dict[str, object]] = Field(default_factory=list)

@@ -61,11 +61,12 @@ AT_ONCE = Cutover()
 class PassPolicy:
     """Bounds within which a pure function chooses each next copy pass.
 
-    A cold move has one pass, with the source stopped. `budget` bounds the time in which the final
-    pass reads. `tracked`: the source tells what changed since a snapshot; else each pass reads all
-    of it. `seeded`: the target is made from the first pass and then follows by writing changes.
-    `paused`: the last pass reads a source that is paused, because its change list dies with it.
-    `strict`: without a rest that fits the budget somebody must decide.
+    A cold move has one pass, with the source stopped. Passes go on until the final one reads for no
+    longer than `budget`, or another would not shorten it; `limit` is how long it may read at most:
+    without a rest that fits it somebody must decide. `tracked`: the source tells what changed since
+    a snapshot; else each pass reads all of it. `seeded`: the target is made from the first pass and
+    then follows by writing changes. `paused`: the last pass reads a source that is paused, because
+    its change list dies with it.
     """
 
     warm: bool = False
@@ -74,7 +75,7 @@ class PassPolicy:
     tracked: bool = False
     seeded: bool = False
     paused: bool = False
-    strict: bool = False
+    limit: timedelta | None = None
     cutover: Cutover = AT_ONCE
 
 

@@ -9,6 +9,8 @@ from controlplane.domain.operation import Decision
 from controlplane.domain.plan import Cutover, PassPolicy
 
 HELD_PASS = timedelta(minutes=10)
+STOP_AND_START_SECONDS = 10.0
+_TWO, _WORTH_IT = 2, 0.8
 COPYING = "another pass is worth it"
 
 
@@ -24,14 +26,16 @@ class Next(StrEnum):
 class PassDone:
     """One pass while the source ran: bytes read in `reading` seconds.
 
-    `since` are the seconds from the snapshot before to this pass's own, in which what it read had
-    changed (0 for the first); `age` those from its own to now, in which as much changes again.
+    `whole` are the seconds from its snapshot to its point, export and commit too; `since` those
+    from the snapshot before to its own, in which what it read had changed (0 for the first); `age`
+    those from its own to now, in which as much changes again.
     """
 
     read: int
     reading: float
     since: float
     age: float
+    whole: float = 0.0
 
 
 def rest(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta | None:
@@ -48,16 +52,38 @@ def rest(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta |
     return timedelta(seconds=min(changed, size) / max(rate, 1.0))
 
 
+def downtime(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta | None:
+    """How long the instance would be down, from what its passes took; None before that is known.
+
+    Stopping, booting and switching are put at what they commonly take; where the target takes only
+    whole images, their import and proof at twice the reading.
+    """
+    needed = rest(policy, size, done)
+    if needed is None:
+        return None
+    last = done[-1]
+    reading = sum(p.reading for p in done) / len(done)
+    imported = 0.0 if policy.seeded else 2 * max(done[0].reading, reading)
+    around = max(last.whole - last.reading, 0.0)
+    return needed + timedelta(seconds=around + imported + STOP_AND_START_SECONDS)
+
+
 def next_pass(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> Next:
     """The next step of a warm copy of `size` bytes under `policy`; total and deterministic."""
     needed = rest(policy, size, done)
     if needed is not None and (policy.budget is None or needed <= policy.budget):
         return Next.FINAL
-    if len(done) < policy.passes_max:
+    if len(done) < policy.passes_max and _shrinks(done):
         return Next.PASS
-    if policy.strict and policy.tracked:
+    if needed is not None and policy.limit is not None and needed > policy.limit:
         return Next.STALLED
     return Next.FINAL
+
+
+def _shrinks(done: Sequence[PassDone]) -> bool:
+    """Whether the last pass of changes read less than the one before: another is worth it."""
+    changes = done[1:]
+    return len(changes) < _TWO or changes[-1].read < _WORTH_IT * changes[-2].read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

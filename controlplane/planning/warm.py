@@ -6,11 +6,13 @@ from datetime import timedelta
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.plan import AT_ONCE, Cutover, Method, PassPolicy
 from controlplane.domain.site import Capability, Changes, SiteFacts
+from controlplane.planning.passes import STOP_AND_START_SECONDS
 
 PASSES_MAX = 8
 """Change passes before a copy counts as one that does not converge."""
-BUDGET = timedelta(seconds=10)
-STOP_AND_START_SECONDS = 10.0
+BUDGET = timedelta(seconds=1)
+"""What the last pass is to read at most, in time; it is written and read back as well."""
+_READ_WRITTEN_PROVEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +89,16 @@ def policy(
                 " the downtime",
             )
         )
-    budget = BUDGET if wish.max_downtime is None else wish.max_downtime / 3
+    limit = wish.max_downtime / _READ_WRITTEN_PROVEN if wish.max_downtime else None
     return (
         PassPolicy(
             warm=True,
             passes_max=PASSES_MAX if tracked else 1,
-            budget=budget if tracked else None,
+            budget=min(BUDGET, limit or BUDGET) if tracked else None,
             tracked=tracked,
             seeded=seeded,
             paused=tracked and paused,
-            strict=wish.max_downtime is not None,
+            limit=limit if tracked else None,
             cutover=wish.cutover,
         ),
         found,
@@ -111,7 +113,7 @@ def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
         return Times(seconds=3 * whole + calls, downtime=3 * whole + calls)
     last = whole
     if passes.tracked and passes.budget is not None:
-        last = min(whole, passes.budget.total_seconds())
+        last = min(whole, _READ_WRITTEN_PROVEN * passes.budget.total_seconds())
     brought = STOP_AND_START_SECONDS if passes.seeded else 2 * whole + calls / 2
     downtime = last + brought
     return Times(

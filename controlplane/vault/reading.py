@@ -83,21 +83,20 @@ class PointReader:
         """Size and chunk size in bytes."""
         return self._layout.size, self._layout.chunk
 
-    def leaf(self, index: int, unless: Ref | None = None) -> tuple[Ref | None, Entries]:
-        """Leaf page number `index` and its entries; those are left out where it equals `unless`."""
+    def leaf(self, index: int) -> Ref | None:
+        """The reference to leaf page number `index`; None where all of it is zero."""
         with self._lock:
-            ref = self._tree.page_ref(0, index)
-            if same(ref, unless):
-                return ref, ()
-            return ref, self._tree.entries(0, index) or (None,) * FANOUT
+            return self._tree.page_ref(0, index)
+
+    def leaf_entries(self, index: int) -> Entries:
+        with self._lock:
+            return self._tree.entries(0, index) or (None,) * FANOUT
 
     def _differing(self, base: Self) -> Iterator[tuple[int, Ref | None]]:
         for leaf in range(self._layout.leaves):
-            ref, _ = base.leaf(leaf)
-            page, mine = self.leaf(leaf, unless=ref)
-            if same(page, ref):
+            if same(self.leaf(leaf), base.leaf(leaf)):
                 continue
-            _, theirs = base.leaf(leaf)
+            mine, theirs = self.leaf_entries(leaf), base.leaf_entries(leaf)
             for i in range(self._layout.leaf_chunks(leaf)):
                 if not same(mine[i], theirs[i]):
                     yield leaf * FANOUT + i, mine[i]

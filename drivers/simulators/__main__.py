@@ -59,8 +59,7 @@ class Sites:
 
     def described(self) -> dict[str, Any]:
         """What an operator would type in to register the sites."""
-        cloud, node = self.openstack.credentials, self.proxmox.credentials
-        host, ssh_port = self.proxmox.ssh_address
+        cloud = self.openstack.credentials
         return {
             OPENSTACK: {
                 "provider": "openstack",
@@ -73,18 +72,7 @@ class Sites:
                     "application_credential_secret": cloud.application_credential_secret,
                 },
             },
-            PROXMOX: {
-                "provider": "proxmox",
-                "endpoint": self.proxmox.url,
-                "country": "FR",
-                "options": {"ssh_host": host, "ssh_port": str(ssh_port)},
-                "pins": {"tls": node.fingerprint, "ssh": node.ssh_host_key},
-                "credentials": {
-                    "token_id": node.token_id,
-                    "token_secret": node.token_secret,
-                    "ssh_key": node.ssh_private_key,
-                },
-            },
+            PROXMOX: proxmox_described(self.proxmox),
         }
 
     def observed(self) -> dict[str, Any]:
@@ -130,6 +118,23 @@ class Sites:
             faults.go_down()
         elif "down" in wish:
             faults.come_back()
+
+
+def proxmox_described(sim: ProxmoxSim) -> dict[str, Any]:
+    """How a simulated Proxmox VE is reached."""
+    node, (host, ssh_port) = sim.credentials, sim.ssh_address
+    return {
+        "provider": "proxmox",
+        "endpoint": sim.url,
+        "country": "FR",
+        "options": {"ssh_host": host, "ssh_port": str(ssh_port)},
+        "pins": {"tls": node.fingerprint, "ssh": node.ssh_host_key},
+        "credentials": {
+            "token_id": node.token_id,
+            "token_secret": node.token_secret,
+            "ssh_key": node.ssh_private_key,
+        },
+    }
 
 
 def _compared(site: str, native: str, journal: Journal, promised: list[int]) -> dict[str, Any]:

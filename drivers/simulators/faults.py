@@ -41,6 +41,7 @@ class Profile:
     login_failure_seconds: float  # what a wrong password costs
     lock_wait_seconds: float  # how long a call waits for a lock before it gives up
     journal_rate: float = 5.0  # records a second that each guest writes
+    scribble_rate: float = 0.0  # bytes a second that it writes besides, all over its disk
     bandwidth: float | None = None  # bytes a second of bulk transfers; None: as fast as it goes
 
 

@@ -11,6 +11,7 @@ and calls `on_down` when the guest went down by itself.
 
 import heapq
 import itertools
+import random
 import threading
 import time
 from collections import deque
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _CONSOLE_LINES = 500
+_BLOCK, _SCRIBBLE_FROM = 64 << 10, 2 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,9 +273,18 @@ class Guests:
             self._say(guest, f"I/O error on the boot disk, mounted read-only: {error}")
             return False
         guest.sequence = record.sequence
+        self._scribble(journal, disk)
         if self.witness is not None and guest.run is not None:
             self.witness.wrote_durable(guest.run, sequence=record.sequence, boot=record.boot)
         return True
+
+    def _scribble(self, journal: Journal, disk: Disk) -> None:
+        """What else a busy guest writes: blocks here and there, before its journal."""
+        left = int(self.profile.scribble_rate / self.profile.journal_rate)
+        while left > 0 and journal.offset > _SCRIBBLE_FROM + _BLOCK:
+            block = random.randrange(_SCRIBBLE_FROM // _BLOCK, journal.offset // _BLOCK)
+            disk.write(block * _BLOCK, random.randbytes(min(left, _BLOCK)))
+            left -= _BLOCK
 
     def _leave(self, guest: _Guest, on_down: Callable[[], None]) -> None:
         with self._wake:

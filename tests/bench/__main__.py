@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import embedded, overhead
+from tests.bench import embedded, overhead, warm
 from tests.bench.result import Result
 
-MEASURES = {"embedded": embedded.measure, "overhead": overhead.measure}
+MEASURES = {"embedded": embedded.measure, "overhead": overhead.measure, "warm": warm.measure}
 
 
 def main() -> None:

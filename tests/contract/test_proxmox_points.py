@@ -13,7 +13,7 @@ from controlplane.domain.errors import Conflict, NotFound, Unavailable
 from controlplane.domain.instance import DiskPlace, InstanceSpec, Manner, Power
 from controlplane.domain.owner import OwnerTag
 from drivers.proxmox.driver import ProxmoxDriver
-from drivers.simulators.faults import FAST, LostAnswer
+from drivers.simulators.faults import STEADY, LostAnswer
 from drivers.simulators.guest import read_journal
 from drivers.simulators.proxmox import ProxmoxSim
 from tests.contract.images import Gateway
@@ -24,7 +24,7 @@ from tests.e2e.images import raw_image
 
 @pytest.fixture
 def sim(tmp_path: Path) -> Iterator[ProxmoxSim]:
-    with ProxmoxSim(tmp_path / "pve", profile=FAST, seed=1) as sim:
+    with ProxmoxSim(tmp_path / "pve", profile=STEADY, seed=1) as sim:
         yield sim
 
 

@@ -11,6 +11,7 @@ from drivers.simulators.journal import PARTITION_TYPE, format_journal
 MIB = 1024 * 1024
 SECTOR = 512
 _JOURNAL = 2 * MIB
+_PART = 64 * MIB
 
 
 def raw_image(path: Path, *, seed: int, size: int = 8 * MIB, data: int = 2 * MIB) -> Path:
@@ -23,7 +24,8 @@ def raw_image(path: Path, *, seed: int, size: int = 8 * MIB, data: int = 2 * MIB
         disk.write(bytes(440) + struct.pack("<IH", seed % 2**32, 0) + table.ljust(64, b"\0"))
         disk.write(b"\x55\xaa")
         disk.seek(MIB)
-        disk.write(chance.randbytes(data))
+        for at in range(0, data, _PART):
+            disk.write(chance.randbytes(min(_PART, data - at)))
         disk.seek(size - _JOURNAL - 700)
         disk.write(chance.randbytes(700))
         disk.write(format_journal(chance.randbytes(16), _JOURNAL))

@@ -64,8 +64,6 @@ PAUSED: Steps = [
     ("copy_disk", 3),
     ("commit_point", 3),
     ("release_export", 5),
-    ("remove", 2),
-    ("remove", 3),
     ("set_power", 1),
     ("wait_power", 1),
     ("fence", 1),

@@ -21,7 +21,7 @@ WAITING = "wait for cutover"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskGate:
-    """`following` is what the measured passes call for; `expected` seconds the last one reads."""
+    """`following` is what the measured passes call for; `expected` seconds of downtime."""
 
     operation: str
     policy: PassPolicy
@@ -59,7 +59,7 @@ class ControlActivities:
         waits = "" if answer.open or answer.why == COPYING else answer.why
         shown: dict[str, object] = {WAITS_FOR: waits}
         if expected is not None:
-            shown["lastPassSeconds"] = round(expected, 1)
+            shown["announcedDowntime"] = round(expected, 1)
         tx.operations.update(op.id, result={**op.result, **shown})
         move = move_of(op)
         if move is not None:

@@ -1,5 +1,6 @@
 """When another pass is worth it, and what stands before the cutover."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import GIB, MIB
 from controlplane.domain.operation import Decision
 from controlplane.domain.plan import Cutover, PassPolicy
-from controlplane.planning.passes import COPYING, Next, PassDone, gate, next_pass, rest
+from controlplane.planning.passes import COPYING, Next, PassDone, downtime, gate, next_pass, rest
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SIZE = 4 * GIB
@@ -39,21 +40,30 @@ def test_a_rest_that_fits_the_budget_is_the_last_pass():
 
 
 def test_a_guest_that_writes_faster_than_it_is_copied_stalls_where_downtime_was_bounded():
-    racing = [a_pass(4 * GIB, reading=80.0, since=80.0, age=80.0)] * 7
-    done = [FULL, *racing]
-    assert next_pass(TRACKED, SIZE, done[:-1]) is Next.PASS
+    racing = a_pass(4 * GIB, reading=80.0, since=80.0, age=80.0)
+    assert next_pass(TRACKED, SIZE, [FULL, racing]) is Next.PASS
+    done = [FULL, racing, racing]
     assert next_pass(TRACKED, SIZE, done) is Next.FINAL
-    strict = PassPolicy(**{**vars_of(TRACKED), "strict": True})
-    assert next_pass(strict, SIZE, done) is Next.STALLED
+    assert next_pass(replace(TRACKED, limit=timedelta(seconds=60)), SIZE, done) is Next.STALLED
+    assert next_pass(replace(TRACKED, limit=timedelta(seconds=90)), SIZE, done) is Next.FINAL
 
 
-def vars_of(policy: PassPolicy) -> dict[str, object]:
-    return {name: getattr(policy, name) for name in policy.__slots__}
+def test_passes_that_shrink_go_on():
+    shrinking = [a_pass(GIB >> n, reading=20.0 / 2**n, since=20.0, age=20.0) for n in range(3)]
+    assert next_pass(TRACKED, SIZE, [FULL, *shrinking]) is Next.PASS
 
 
 def test_a_source_that_cannot_tell_its_changes_is_read_once_and_then_again_at_the_end():
     assert next_pass(UNTRACKED, SIZE, [FULL]) is Next.FINAL
     assert rest(UNTRACKED, SIZE, [FULL]) == timedelta(seconds=80)
+
+
+def test_the_downtime_that_is_announced_is_what_a_pass_took_and_a_little():
+    done = [PassDone(read=SIZE, reading=80.0, since=0.0, age=90.0, whole=95.0)]
+    assert downtime(UNTRACKED, SIZE, done) == timedelta(seconds=105)
+    assert downtime(TRACKED, SIZE, done) is None
+    images_only = PassPolicy(warm=True, tracked=False, seeded=False)
+    assert downtime(images_only, SIZE, done) == timedelta(seconds=265)
 
 
 measured = st.builds(
@@ -66,11 +76,15 @@ measured = st.builds(
 
 
 @given(
-    st.lists(measured, max_size=12), st.booleans(), st.booleans(), st.sampled_from([None, 0.0, 5.0])
+    st.lists(measured, max_size=12),
+    st.booleans(),
+    st.sampled_from([None, 20.0]),
+    st.sampled_from([None, 0.0, 5.0]),
 )
-def test_passes_end_and_the_rest_is_never_more_than_the_disk(done, tracked, strict, budget):
+def test_passes_end_and_the_rest_is_never_more_than_the_disk(done, tracked, limit, budget):
     policy = PassPolicy(
-        warm=True, passes_max=8, tracked=tracked, strict=strict,
+        warm=True, passes_max=8, tracked=tracked,
+        limit=None if limit is None else timedelta(seconds=limit),
         budget=None if budget is None else timedelta(seconds=budget),
     )  # fmt: skip
     following = next_pass(policy, SIZE, done)

@@ -70,8 +70,9 @@ def test_a_site_that_cannot_snapshot_blocks_a_warm_move_and_nothing_else():
 def test_the_budget_follows_the_downtime_that_is_allowed():
     wish = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=60))
     chosen, _ = policy(site("a"), site("b"), wish, runs=True)
-    assert chosen.strict
-    assert chosen.budget == timedelta(seconds=20)
+    assert (chosen.limit, chosen.budget) == (timedelta(seconds=20), BUDGET)
+    tight = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=1.5))
+    assert policy(site("a"), site("b"), tight, runs=True)[0].budget == timedelta(seconds=0.5)
 
 
 def test_downtime_is_told_for_what_it_is():

@@ -290,6 +290,18 @@ def test_changes_between_two_points_are_exactly_what_differs(tmp_path_factory, d
     assert len(told) <= 4 * 2
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_changes_into_and_out_of_what_was_all_zero(world, vault, backwards):
+    """Whole leaves of zeros have no page of their own."""
+    empty, _ = world.take(vault, bytes(1200 * CHUNK))
+    data = bytes(600 * CHUNK) + b"x" * CHUNK + bytes(599 * CHUNK)
+    full, _ = world.take(vault, data)
+    old, new = (full, empty) if backwards else (empty, full)
+    [change] = vault.open(new, 0).changes_since(vault.open(old, 0))
+    kind = ExtentKind.ZERO if backwards else ExtentKind.DATA
+    assert (change.offset, change.length, change.kind) == (600 * CHUNK, CHUNK, kind)
+
+
 def test_changes_between_disks_of_different_size_are_refused(world, vault):
     old, _ = world.take(vault, bytes(CHUNK))
     new, _ = world.take(vault, bytes(2 * CHUNK))
