@@ -109,6 +109,6 @@ def build_worker(
         workflow_failure_exception_types=list(FAILURES),
         interceptors=[*interceptors, BeatsForSteps()],
         graceful_shutdown_timeout=timedelta(seconds=10),
-        max_heartbeat_throttle_interval=timedelta(milliseconds=500),
-        default_heartbeat_throttle_interval=timedelta(milliseconds=500),
+        max_heartbeat_throttle_interval=timedelta(milliseconds=200),
+        default_heartbeat_throttle_interval=timedelta(milliseconds=200),
     )

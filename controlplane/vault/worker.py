@@ -202,9 +202,8 @@ class Worker:
         if whole is None:
             first = work.index * FANOUT
             for start, end in work.batches(self._layout):
-                if self._copy.stop.is_set():
+                if not self._batch(first, start, end, refs):
                     return None
-                self._batch(first, start, end, refs)
                 self._seal_when_full()
             whole = self.page(self._shape, 0, work.index, refs)
         return LeafDone(
@@ -251,11 +250,14 @@ class Worker:
         end = leaf * self._layout.leaf + self._layout.leaf_length(leaf)
         return base.size == self._layout.size or (end % self._layout.leaf == 0 and end <= base.size)
 
-    def _batch(self, leaf_first: int, start: int, end: int, refs: list[Ref | None]) -> None:
+    def _batch(self, leaf_first: int, start: int, end: int, refs: list[Ref | None]) -> bool:
+        """False when the copy was stopped before its turn to read came."""
         layout = self._layout
         offset = (leaf_first + start) * layout.chunk
         length = min((end - start) * layout.chunk, layout.size - offset)
         with self._copy.reading:
+            if self._copy.stop.is_set():
+                return False
             data = self._copy.reader.read(offset, length)
         if len(data) != length:
             raise Integrity(f"the source gave {len(data)} bytes at {offset} instead of {length}")
@@ -271,7 +273,7 @@ class Worker:
             identity = blob_id(self._copy.keys.id_key, 0, size, digest)
             wanted[i] = (identity, digest, view[at : at + size])
         if not wanted:
-            return
+            return True
         new = [identity for identity, _, _ in wanted.values() if identity not in self._recent]
         known = self._copy.stored_elsewhere(new) if new else {}
         for i, (identity, digest, chunk) in wanted.items():
@@ -279,6 +281,7 @@ class Worker:
             if place is None:
                 place = self._store(identity, chunk)
             refs[i] = Ref(pack=place[0], position=place[1], id=identity, digest=digest)
+        return True
 
     def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
         pack = self._writer()

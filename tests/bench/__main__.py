@@ -8,10 +8,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import embedded, overhead, warm
+from tests.bench import cancel, embedded, overhead, warm
 from tests.bench.result import Result
 
-MEASURES = {"embedded": embedded.measure, "overhead": overhead.measure, "warm": warm.measure}
+MEASURES = {
+    "cancel": cancel.measure,
+    "embedded": embedded.measure,
+    "overhead": overhead.measure,
+    "warm": warm.measure,
+}
 
 
 def main() -> None:
