@@ -3,6 +3,7 @@
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
@@ -15,9 +16,10 @@ from controlplane.domain.ids import derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
+from drivers.fake.driver import FakeInstanceFirstDriver
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
-from tests.workflows.world import AWAY, HOME, World, content
+from tests.workflows.world import AWAY, DISK, HOME, World, content
 from workflows.move_instance import MoveInstance, PlanMove
 
 PARTS = content(1)
@@ -258,6 +260,22 @@ async def test_a_blocked_move_touches_nothing(client: Client, world: World) -> N
     op = await run(client, world, world.ask_move(sku="enormous"))
     assert op.state is OperationState.BLOCKED
     assert [f.id for f in op.findings if f.severity == "blocker"] == ["TGT03"]
+    assert world.away.is_empty()
+    assert_home_as_before(world)
+
+
+async def test_a_disk_larger_than_the_target_allows_blocks_the_move(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(FakeInstanceFirstDriver.limits, disk_max=DISK // 2)
+    monkeypatch.setattr(FakeInstanceFirstDriver, "limits", small)
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move())
+    assert op.state is OperationState.BLOCKED
+    [blocker] = [f for f in op.findings if f.severity == "blocker"]
+    assert blocker.id == "TGT04"
+    assert str(AWAY) in blocker.evidence
+    assert blocker.remedy
     assert world.away.is_empty()
     assert_home_as_before(world)
 
