@@ -171,7 +171,6 @@ class Embedded:
         self._stop = threading.Event()
         self._profile = profile
         self._seed = seed
-        self._token = ""
 
     def _settings(self) -> dict[str, str]:
         folder, ports = self._state.folder, self._ports
@@ -227,32 +226,20 @@ class Embedded:
             "--profile", self._profile, "--seed", str(self._seed),
         )  # fmt: skip
         # These take their seconds to load, and then wait for the database.
-        api = self._child("api", python, "-m", "api.http")
-        gateway = self._child("gateway", python, "-m", "api.gateway")
-        self._child("worker", python, "-m", "workflows")
+        self._state.secret(self._state.password)
+        api = self._child(
+            "api", python, "-m", "api.http", "--prepare", TENANT, USER, str(self._state.password)
+        )
+        worker = self._child("worker", python, "-m", "workflows")
         self._await(agent, agent_socket.exists)
-        self._prepare_database()
         self._await(simulators, sites.exists)
         self._await(api, lambda: _answers(f"{self.url}/.wellknown/secapi"))
+        # The gateway loads while the sites are looked at.
+        gateway = self._child("gateway", python, "-m", "api.gateway")
+        self._register(worker, json.loads(sites.read_text()))
         self._await(gateway, lambda: _answers(f"http://127.0.0.1:{ports['gateway']}/healthz"))
         self._note_processes()
-        self._register(json.loads(sites.read_text()))
         self._state.ready.touch()
-
-    def _prepare_database(self) -> None:
-        password = self._state.secret(self._state.password)
-        done = subprocess.run(
-            [sys.executable, "-m", "api.http.bootstrap", "--tenant", TENANT, "--user", USER],
-            env=self._settings(),
-            input=f"{password}\n",
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-        if done.returncode:
-            raise Unavailable(f"the database could not be prepared: {done.stderr[-800:]}")
-        self._token = done.stdout.strip()
 
     def _await(self, child: Child, ready: Callable[[], bool]) -> None:
         until = monotonic() + _PATIENCE
@@ -263,11 +250,17 @@ class Embedded:
                 )
             self._stop.wait(_LOOK)
 
-    def _register(self, sites: dict[str, dict[str, object]]) -> None:
+    def _register(self, worker: Child, sites: dict[str, dict[str, object]]) -> None:
         """Both sites, their credentials, and a first look at each; known ones are only updated."""
+        login = httpx.post(
+            f"{self.url}/providers/fedctl.identity/v1/login",
+            json={"user": USER, "password": self._state.password.read_text()},
+            timeout=_PATIENCE,
+        )
+        token = login.raise_for_status().json()["token"]
         with httpx.Client(
             base_url=f"{self.url}/providers/fedctl.federation/v1/sites",
-            headers={"Authorization": f"Bearer {self._token}"},
+            headers={"Authorization": f"Bearer {token}"},
             timeout=_PATIENCE,
         ) as http:
             for name, site in sites.items():
@@ -276,7 +269,7 @@ class Embedded:
                 http.put(f"/{name}/credentials", json={"secrets": credentials}).raise_for_status()
                 http.post(f"/{name}/verify").raise_for_status()
             self._await(
-                self._children[-1],
+                worker,
                 lambda: all(_healthy(http, name) for name in sites),
             )
 

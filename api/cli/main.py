@@ -103,8 +103,8 @@ command(
     "fedctl dev",
     "fedctl dev --state ~/fedctl-dev",
     text="Starts the whole system here, with two simulated sites; Ctrl-C stops it. --state FOLDER"
-    " keeps it there, --profile realistic|fast|steady is how its sites behave, --seed N which faults"
-    " they have.",
+    " keeps it there, --profile realistic|fast|steady is how its sites behave, --seed N which"
+    " faults they have.",
     passes_on=True,
 )(dev)
 command(

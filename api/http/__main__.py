@@ -1,7 +1,12 @@
-"""The API process: `python -m api.http`. Reads FEDCTL_* settings, stops on SIGTERM."""
+"""The API process: `python -m api.http`. Reads FEDCTL_* settings, stops on SIGTERM.
 
+With `--prepare TENANT USER PASSWORD-FILE` it first does what `api.http.bootstrap` does.
+"""
+
+import argparse
 import hashlib
 import logging
+from pathlib import Path
 
 import uvicorn
 
@@ -12,11 +17,20 @@ from controlplane.settings import Settings
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api.http", description=__doc__)
+    parser.add_argument(
+        "--prepare", nargs=3, metavar=("TENANT", "USER", "PASSWORD-FILE"), default=None
+    )
+    wish: list[str] | None = parser.parse_args().prepare
     settings = Settings()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     parts = assemble(settings, process="api")
+    if wish is not None:
+        tenant, user, file = wish
+        parts.store.migrate()
+        services(settings, parts).identity.bootstrap(tenant, user, Path(file).read_text())
     parts.store.await_schema()
     key = settings.list_token_key
     chosen = HttpSettings()

@@ -42,6 +42,14 @@ STEPS: Steps = counted(
         *("forget_point", "gate"),
     ]
 )
+# What a cold move does as well, `test_move_instance` breaks before its effect and repeats.
+OURS: Steps = [
+    step
+    for step in STEPS[3:]
+    if step[0] not in {"publish", "pull_image", "wait_image", "create_instance", "wait_instance"}
+    and step not in {("prepare_export", 2), ("prove", 1), ("release_export", 2)}
+]
+BROKEN = [*product(STEPS, [Fault.AFTER]), *product(OURS, [Fault.BEFORE])]
 AFTERWARDS: Steps = counted(
     [
         *("phase", "set_power", "wait_power", "fence", "phase"),
@@ -150,7 +158,7 @@ async def test_the_list_of_steps_is_complete(client: Client, tmp_path: Path) -> 
     world.close()
 
 
-@pytest.mark.parametrize(("step", "fault"), list(product(STEPS, [Fault.BEFORE, Fault.AFTER])))
+@pytest.mark.parametrize(("step", "fault"), BROKEN)
 async def test_a_broken_step_leaves_the_source_running(
     client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
 ) -> None:
@@ -170,7 +178,7 @@ def assert_no_snapshot(world: World) -> None:
         assert world.home.exports == {}
 
 
-@pytest.mark.parametrize("step", [*STEPS, *AFTERWARDS[5:13], *AFTERWARDS[-4:]])
+@pytest.mark.parametrize("step", [*OURS, *AFTERWARDS[5:13], *AFTERWARDS[-4:]])
 async def test_a_step_that_runs_twice_changes_nothing(
     client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
@@ -186,7 +194,7 @@ async def test_a_step_that_runs_twice_changes_nothing(
 
 
 @crossing
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize("step", OURS)
 async def test_a_cancel_at_any_step_leaves_the_source_running(
     real_client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
@@ -223,6 +231,8 @@ async def test_a_byte_that_changes_on_its_way_to_the_target_fails_the_move(
 
 # Paused for the last pass
 
+HELD = [s for s in PAUSED if s[0] in {"pause", "wait_snapshot", "copy_disk", "set_power", "fence"}]
+
 
 async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path, changes="while-alive")
@@ -233,7 +243,7 @@ async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_p
     world.close()
 
 
-@pytest.mark.parametrize(("step", "fault"), list(product(PAUSED[1:], list(Fault))))
+@pytest.mark.parametrize(("step", "fault"), list(product(HELD, list(Fault))))
 async def test_a_broken_or_repeated_step_of_a_paused_source_lets_it_go_on(
     client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
 ) -> None:
@@ -252,7 +262,7 @@ async def test_a_broken_or_repeated_step_of_a_paused_source_lets_it_go_on(
 
 
 @crossing
-@pytest.mark.parametrize("step", PAUSED[1:])
+@pytest.mark.parametrize("step", HELD)
 async def test_a_cancel_lets_a_paused_source_go_on(
     real_client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
