@@ -331,8 +331,9 @@ class Demo:
         self.system.sites({"site": PROXMOX, "bandwidth": _SLOW})
         home, began = self._home(), monotonic()
         self.system.fedctl(
-            "move", INSTANCE, "--to", OPENSTACK, *_TO_OPENSTACK, "--yes", "--no-wait"
-        )
+            "move", INSTANCE, "--to", OPENSTACK, *_TO_OPENSTACK, "--method", "cold", "--yes",
+            "--no-wait",
+        )  # fmt: skip
         name = self.system.ask("moves", "show", INSTANCE)["status"]["operation"]
         copied = self._await_copying(name)
         pid = self.system.kill_worker()
