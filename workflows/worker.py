@@ -108,6 +108,8 @@ def build_worker(
         workflow_runner=RUNNER,
         workflow_failure_exception_types=list(FAILURES),
         interceptors=[*interceptors, BeatsForSteps()],
+        # A story that a dead worker had in hand is offered to another after so long.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
         graceful_shutdown_timeout=timedelta(seconds=10),
         max_heartbeat_throttle_interval=timedelta(milliseconds=200),
         default_heartbeat_throttle_interval=timedelta(milliseconds=200),
