@@ -14,6 +14,7 @@ from workflows.activities.lookups import LookupActivities, Stuck
 from workflows.activities.orders import At, SetPower
 from workflows.activities.records import RecordActivities, Retain
 from workflows.activities.sites import SiteActivities
+from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.calls import OperationOrder, call, forward, record
 from workflows.failures import problem_of
@@ -54,6 +55,8 @@ class MendOperation:
         await self._stop_target(work, plan)
         source = At(work=work, site=plan.source, artefact=plan.copy, step="mend: unfence source")
         await call(SiteActivities.unfence, source)
+        if plan.passes.paused:
+            await call(SnapshotActivities.resume, replace(source, step="mend: resume source"))
         if plan.was_on:
             on = SetPower(at=replace(source, step="mend: start source"), power=Power.ON)
             await call(SiteActivities.set_power, on)

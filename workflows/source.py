@@ -154,15 +154,8 @@ class Source:
     async def tidy(self) -> None:
         """The last snapshots go, or are written down."""
         for snapshot in (self._before_last, self._snapshot):
-            if snapshot is None:
-                continue
-            try:
-                await clean(SiteActivities.remove, snapshot.removal("remove"))
-            except ActivityError:
-                kept = Retain(
-                    work=self.work, artefact=snapshot.at.artefact, kind=ArtefactKind.SNAPSHOT
-                )
-                await record(RecordActivities.retain, kept)
+            if snapshot is not None:
+                await snapshot.tidied("remove")
 
     async def _take(self, number: int) -> "_Snapshot":
         at = replace(
@@ -273,5 +266,14 @@ class _Snapshot:
             at=replace(self.at, step=f"{verb}: {self.at.step}"), kind=ArtefactKind.SNAPSHOT
         )
 
+    async def tidied(self, verb: str) -> None:
+        """Gone, or written down: scaffolding never keeps a source from running again."""
+        try:
+            await clean(SiteActivities.remove, self.removal(verb))
+        except ActivityError:
+            at = self.at
+            kept = Retain(work=at.work, artefact=at.artefact, kind=ArtefactKind.SNAPSHOT)
+            await record(RecordActivities.retain, kept)
+
     async def take_back(self) -> None:
-        await undo(SiteActivities.remove, self.removal("undo"))
+        await self.tidied("undo")

@@ -10,7 +10,7 @@ from controlplane.domain.plan import Cutover, PassPolicy
 
 HELD_PASS = timedelta(minutes=10)
 STOP_AND_START_SECONDS = 10.0
-_TWO, _WORTH_IT = 2, 0.8
+_WORTH_IT = 0.8
 COPYING = "another pass is worth it"
 
 
@@ -83,7 +83,7 @@ def next_pass(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> Next:
 def _shrinks(done: Sequence[PassDone]) -> bool:
     """Whether the last pass of changes read less than the one before: another is worth it."""
     changes = done[1:]
-    return len(changes) < _TWO or changes[-1].read < _WORTH_IT * changes[-2].read
+    return not changes[1:] or changes[-1].read < _WORTH_IT * changes[-2].read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,20 +112,7 @@ def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Opera
         )
     asked = operation if attention else tx.operations.request_cancel(operation.id)
     tx.outbox.add(operation.id, "mend" if attention else "cancel", now)
-    append(
-        tx,
-        AuditEntry(
-            sequence=0,
-            at=now,
-            actor=caller.subject,
-            tenant=operation.tenant or "",
-            action="operation.cancel",
-            subject=operation.subject_name,
-            outcome=ACCEPTED,
-            operation=operation.name,
-            request=caller.request,
-        ),
-    )
+    _told(tx, caller, operation, "cancel", now)
     return asked
 
 
@@ -146,6 +133,12 @@ def decide(
         )
     decided = tx.operations.update(operation.id, decision=decision)
     tx.outbox.add(operation.id, "nudge", now)
+    _told(tx, caller, operation, decision.value or "resume", now)
+    return decided
+
+
+def _told(tx: Tx, caller: Caller, operation: Operation, what: str, now: datetime) -> None:
+    """One audit entry: who told an operation what, in which request."""
     append(
         tx,
         AuditEntry(
@@ -153,14 +146,13 @@ def decide(
             at=now,
             actor=caller.subject,
             tenant=operation.tenant or "",
-            action=f"operation.{decision.value or 'resume'}",
+            action=f"operation.{what}",
             subject=operation.subject_name,
             outcome=ACCEPTED,
-            operation=name,
+            operation=operation.name,
             request=caller.request,
         ),
     )
-    return decided
 
 
 def free(tx: Tx, subject: ResourceId, *, what: str) -> None:

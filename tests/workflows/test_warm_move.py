@@ -20,6 +20,7 @@ from controlplane.domain.operation import Decision, Operation, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
+from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
 from workflows.move_instance import MoveInstance
@@ -271,6 +272,34 @@ async def test_a_cancel_lets_a_paused_source_go_on(
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     assert_no_snapshot(world)
+    world.close()
+
+
+async def test_a_source_that_stayed_paused_goes_on_when_the_move_is_mended(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path, changes="while-alive")
+    faults = [FaultAt("copy_disk", 3, Fault.BEFORE), FaultAt("resume", 1, Fault.BEFORE)]
+    op = await run(client, world, world.ask_move(**WARM), faults)
+    assert op.state is OperationState.NEEDS_ATTENTION
+    mended = await mend(client, world, op)
+    assert mended.state is OperationState.ROLLED_BACK, mended.problem
+    assert_home_as_before(world)
+    world.close()
+
+
+async def test_a_snapshot_that_does_not_go_keeps_no_source_paused(
+    client: Client, tmp_path: Path
+) -> None:
+    """It is written down instead, and goes with the instance."""
+    world = made(tmp_path, changes="while-alive")
+    faults = [FaultAt("commit_point", 3, Fault.BEFORE), FaultAt("remove", 2, Fault.BEFORE)]
+    op = await run(client, world, world.ask_move(**WARM), faults)
+    assert all(fault.hit for fault in faults)
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert_home_as_before(world)
+    kept = [a for a in world.artefacts(site=HOME) if a.kind is ArtefactKind.SNAPSHOT]
+    assert ArtefactState.RETAINED in {a.state for a in kept}
     world.close()
 
 

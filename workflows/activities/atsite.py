@@ -48,6 +48,15 @@ class SiteSteps:
         with meter.calling(), closing(self._connect(site)) as driver:
             yield driver
 
+    @contextmanager
+    def _effect(self, at: At) -> Iterator[Driver]:
+        """A step that is one contract call and nothing else."""
+        with (
+            self._steps.step(at.work.operation, at.step) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            yield driver
+
     def _intend(self, at: At, kind: ArtefactKind, *, size: int = 0) -> Artefact:
         with self._store.begin() as tx:
             return tx.artefacts.intend(

@@ -1,5 +1,6 @@
 """Gathers the facts that planning decides on, and writes its plans down."""
 
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -44,6 +45,7 @@ from workflows.activities.steps import Steps
 _MOVE_PLAN = TypeAdapter(MovePlan)
 _PLAN_PARTS = ("source", "copy", "target", "passes", "fence", "was_on")
 _BEST = "auto"
+_READING = re.compile(r"(^| )copy \d+$")
 
 
 class PlanActivities:
@@ -381,10 +383,13 @@ def _measured(tx: Tx, source: str, target: str) -> Rate:
             and op.ended_at is not None
             and (plan.get("source"), goal.get("site")) == (source, target)
         ):
-            seconds = sum(
-                step.copy_seconds + step.provider_seconds for step in tx.operations.steps(op.id)
-            )
             size = int(cast("int", op.result.get("bytesRead") or 0))
+            steps = tx.operations.steps(op.id)
+            if op.result.get("method") == Method.WARM:
+                # It waited for people, and read far more than once: only the reading tells.
+                seconds = sum(s.copy_seconds for s in steps if _READING.search(s.name))
+            else:
+                seconds = sum(s.copy_seconds + s.provider_seconds for s in steps) / 3
             if seconds > 0 and size > 0:
-                return Rate(bytes_per_second=3 * size / seconds, seen=f"{op.ended_at:%d %b %Y}")
+                return Rate(bytes_per_second=size / seconds, seen=f"{op.ended_at:%d %b %Y}")
     return Rate()

@@ -175,10 +175,7 @@ class SiteActivities(SiteSteps):
     def set_power(self, order: SetPower) -> None:
         """Ask for power; an instance that is gone is off."""
         at = order.at
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             answer = self._look(driver, at)
             if isinstance(answer, Absent) and order.power is Power.OFF:
                 return
@@ -209,18 +206,12 @@ class SiteActivities(SiteSteps):
 
     @activity.defn(no_thread_cancel_exception=True)
     def isolate_nics(self, at: At) -> None:
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, Instances).isolate_nics(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
     def connect_nics(self, at: At) -> None:
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, Instances).connect_nics(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
@@ -284,10 +275,7 @@ class SiteActivities(SiteSteps):
 
     @activity.defn(no_thread_cancel_exception=True)
     def unfence(self, at: At) -> None:
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, Fencing).unfence(at.work.tag(at.artefact))
 
     # Exports

@@ -17,27 +17,18 @@ class SnapshotActivities(SiteSteps):
     def close_import(self, order: CloseImport) -> None:
         """Whoever still writes to the volume is cut off; absent is fine."""
         at = order.at
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
 
     @activity.defn(no_thread_cancel_exception=True)
     def pause(self, at: At) -> None:
         """Nothing of the instance writes any more."""
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, Pausing).pause(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
     def resume(self, at: At) -> None:
-        with (
-            self._steps.step(at.work.operation, at.step) as meter,
-            self._calling(at.site, meter) as driver,
-        ):
+        with self._effect(at) as driver:
             require(driver, Pausing).resume(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
