@@ -144,7 +144,9 @@ class _Run:
         base, number = self.source.point, len(self.source.passes())
         await self.source.copy_running()
         if self.plan.passes.seeded:
+            began = workflow.now()
             await self._bring(self._target(), f"pass {number} ", base)
+            self.source.brought(workflow.now() - began)
         await remove(TransferActivities.forget_point, str(base))
 
     async def _bring(self, target: Target, label: str, base: UUID | None) -> None:

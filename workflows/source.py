@@ -97,11 +97,16 @@ class Source:
                 since=(each.began - before).total_seconds(),
                 age=(after - each.began).total_seconds(),
                 whole=each.whole,
+                bringing=each.bringing,
             )
             for each, before, after in zip(
                 self._passes, [began[0], *began] if began else (), ended, strict=False
             )
         )
+
+    def brought(self, took: timedelta) -> None:
+        """What the last pass read is at the target, written and proven in so long."""
+        self._passes[-1].bringing = took.total_seconds()
 
     async def copy_running(self) -> None:
         """One pass: a snapshot of the running source, and what changed since the one before."""
@@ -252,6 +257,7 @@ class Source:
 class _Pass:
     def __init__(self, *, began: datetime, read: int, reading: float, whole: float) -> None:
         self.began, self.read, self.reading, self.whole = began, read, reading, whole
+        self.bringing = 0.0
 
 
 class _Snapshot:

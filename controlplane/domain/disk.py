@@ -1,9 +1,9 @@
 """Disks, their bytes, and the two ends of a copy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from controlplane.domain.ids import ArtefactId
 
@@ -59,13 +59,31 @@ class BlockReader(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class ScatterReader(BlockReader, Protocol):
+    """A reader that has many requests under way at a time."""
+
+    def read_each(self, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """What `read` gives for each (offset, length)."""
+        ...
+
+
+def read_each(reader: BlockReader, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of each (offset, length), asked for at once where the reader can."""
+    if isinstance(reader, ScatterReader):
+        return reader.read_each(parts)
+    return [reader.read(offset, length) for offset, length in parts]
+
+
 class BlockWriter(Protocol):
     """Random writing of one disk. Used by one thread at a time."""
 
     @property
     def size(self) -> int: ...
 
-    def write(self, offset: int, data: bytes) -> None: ...
+    def write(self, offset: int, data: bytes) -> None:
+        """Done when `finish` returned; what went wrong may be raised by a later call."""
+        ...
 
     def zero(self, offset: int, length: int) -> None: ...
 

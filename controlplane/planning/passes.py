@@ -26,9 +26,10 @@ class Next(StrEnum):
 class PassDone:
     """One pass while the source ran: bytes read in `reading` seconds.
 
-    `whole` are the seconds from its snapshot to its point, export and commit too; `since` those
-    from the snapshot before to its own, in which what it read had changed (0 for the first); `age`
-    those from its own to now, in which as much changes again.
+    `bringing` are the seconds in which they were written to the target and read back (0 for the
+    first); `whole` those from its snapshot to its point, export and commit too; `since` those from
+    the snapshot before to its own, in which what it read had changed (0 for the first); `age` those
+    from its own to now, in which as much changes again.
     """
 
     read: int
@@ -36,20 +37,27 @@ class PassDone:
     since: float
     age: float
     whole: float = 0.0
+    bringing: float = 0.0
 
 
 def rest(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta | None:
-    """How long the next pass would read, from what was measured; None before that can be told."""
+    """How long the next pass would take for its bytes; None before that can be told.
+
+    From what was measured: to read them and, where the target has its disks already, to write them
+    there and read them back.
+    """
     if not done:
         return None
     last = done[-1]
     if not policy.tracked:
         return timedelta(seconds=last.reading)
-    rate = sum(p.read for p in done) / max(sum(p.reading for p in done), 0.001)
     if last.since <= 0:
         return None
-    changed = last.read / last.since * last.age
-    return timedelta(seconds=min(changed, size) / max(rate, 1.0))
+    # What is scattered is copied slower than the whole was: only passes of changes tell the pace.
+    changes = done[1:] or done
+    seconds = sum(p.reading + p.bringing for p in changes)
+    changed = min(last.read / last.since * last.age, size)
+    return timedelta(seconds=changed * seconds / max(sum(p.read for p in changes), 1))
 
 
 def downtime(policy: PassPolicy, size: int, done: Sequence[PassDone]) -> timedelta | None:

@@ -11,7 +11,7 @@ from controlplane.planning.passes import STOP_AND_START_SECONDS
 PASSES_MAX = 8
 """Change passes before a copy counts as one that does not converge."""
 BUDGET = timedelta(seconds=1)
-"""What the last pass is to read at most, in time; it is written and read back as well."""
+"""What the last pass is to take at most for its bytes: to read them, write them, prove them."""
 _READ_WRITTEN_PROVEN = 3
 
 
@@ -86,7 +86,8 @@ def policy(
                 " the downtime",
             )
         )
-    limit = wish.max_downtime / _READ_WRITTEN_PROVEN if wish.max_downtime else None
+    # Where the target takes only whole images, a pass is measured by its reading alone.
+    limit = wish.max_downtime and wish.max_downtime / (1 if seeded else _READ_WRITTEN_PROVEN)
     return (
         PassPolicy(
             warm=True,
@@ -114,7 +115,7 @@ def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
         return Times(seconds=3 * whole + calls, downtime=3 * whole + calls)
     last = whole
     if passes.tracked and passes.budget is not None:
-        last = min(whole, _READ_WRITTEN_PROVEN * passes.budget.total_seconds())
+        last = min(_READ_WRITTEN_PROVEN * whole, passes.budget.total_seconds())
     brought = STOP_AND_START_SECONDS if passes.seeded else 2 * whole + calls / 2
     downtime = last + brought
     return Times(

@@ -25,6 +25,7 @@ from controlplane.vault.ports import (
     DomainKeys,
 )
 from controlplane.vault.sealing import Unsealable
+from controlplane.vault.stride import Stride
 from controlplane.vault.worker import Base, Tools, Worker
 
 _WORKERS = 2
@@ -63,6 +64,7 @@ class Copy:
         self.tools = tools
         self.base = base
         self.reading = threading.Lock()
+        self.stride = Stride()
         self.stop = threading.Event()
         self.covered = dict(session.covered)
         self._progress = progress

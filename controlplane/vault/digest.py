@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from blake3 import blake3
 
-from controlplane.domain.disk import BlockReader, ExtentKind
+from controlplane.domain.disk import BlockReader, ExtentKind, read_each
 from controlplane.domain.errors import Integrity, Invalid
 from controlplane.domain.vault import (
     BLOCK,
@@ -21,6 +21,7 @@ from controlplane.vault.nouns import (
     CopyProgress,
     CopyStopped,
 )
+from controlplane.vault.stride import Stride
 
 _LEAF = "fedctl 2026-11 disk digest: block"
 _NODE = "fedctl 2026-11 disk digest: node"
@@ -114,6 +115,7 @@ class _Digest:
         self._cancelled = cancelled
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._stride = Stride()
         self._spans = spans(reader, _SPAN)
         self._nodes: dict[int, bytes] = {}
         self._done = 0
@@ -154,12 +156,13 @@ class _Digest:
     def _span(self, start: int, end: int, runs: list[tuple[int, int]]) -> None:
         wanted = min(end, self._length) - start
         blocks = [zero_digest(min(BLOCK, wanted - i)) for i in range(0, max(wanted, 0), BLOCK)]
-        for first, last in runs:
-            for at in range(first, last, BATCH):
+        for group in self._stride.groups(runs):
+            with self._lock:
                 if self._stop.is_set():
                     return
-                with self._lock:
-                    data = self._reader.read(at, min(BATCH, last - at))
+                with self._stride.taken(sum(length for _, length in group)):
+                    read = read_each(self._reader, group)
+            for (at, _), data in zip(group, read, strict=True):
                 self._read += len(data)
                 self._hash(data, at, start, blocks)
         if blocks:

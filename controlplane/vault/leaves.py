@@ -8,9 +8,6 @@ from controlplane.domain.vault import (
     Layout,
 )
 from controlplane.vault.digest import checked_extents
-from controlplane.vault.nouns import (
-    BATCH,
-)
 
 _UNSET, _ZERO, _SAME, _READ = range(4)
 _KIND = {ExtentKind.ZERO: _ZERO, ExtentKind.UNCHANGED: _SAME, ExtentKind.DATA: _READ}
@@ -34,13 +31,12 @@ class LeafWork:
         """The chunk cannot be taken over from the base after all."""
         self.kinds[chunk] = _READ
 
-    def batches(self, layout: Layout) -> Iterator[tuple[int, int]]:
-        """(first, end) of each run of chunks to read, at most 4 MiB long."""
-        most = max(BATCH // layout.chunk, 1)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """(first, end) of each run of chunks to read."""
         at = self.kinds.find(_READ)
         while at >= 0:
             end = at
-            while end < len(self.kinds) and end - at < most and self.kinds[end] == _READ:
+            while end < len(self.kinds) and self.kinds[end] == _READ:
                 end += 1
             yield at, end
             at = self.kinds.find(_READ, end)

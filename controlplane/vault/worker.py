@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from controlplane.domain.disk import BlockReader
+from controlplane.domain.disk import BlockReader, read_each
 from controlplane.domain.errors import FedctlError, Integrity
 from controlplane.domain.vault import (
     FANOUT,
@@ -28,6 +28,7 @@ from controlplane.vault.ports import (
     VaultRecords,
 )
 from controlplane.vault.sealing import PAGE, blob_id
+from controlplane.vault.stride import Stride
 
 _RECENT = 65536
 
@@ -71,6 +72,7 @@ class Run(Protocol):
     tools: Tools
     base: Base | None
     reading: threading.Lock
+    stride: Stride
     stop: threading.Event
 
     def next_leaf(self) -> LeafWork | None: ...
@@ -200,9 +202,13 @@ class Worker:
         before = Count(read=self.count.read, fresh=self.count.fresh, stored=self.count.stored)
         whole = self._take_over(work, refs)
         if whole is None:
-            first = work.index * FANOUT
-            for start, end in work.batches(self._layout):
-                if not self._batch(first, start, end, refs):
+            first, layout = work.index * FANOUT, self._layout
+            runs = (
+                ((first + start) * layout.chunk, min((first + end) * layout.chunk, layout.size))
+                for start, end in work.runs()
+            )
+            for parts in self._copy.stride.groups(runs):
+                if not self._batch(first, parts, refs):
                     return None
                 self._seal_when_full()
             whole = self.page(self._shape, 0, work.index, refs)
@@ -250,21 +256,28 @@ class Worker:
         end = leaf * self._layout.leaf + self._layout.leaf_length(leaf)
         return base.size == self._layout.size or (end % self._layout.leaf == 0 and end <= base.size)
 
-    def _batch(self, leaf_first: int, start: int, end: int, refs: list[Ref | None]) -> bool:
+    def _batch(self, leaf_first: int, parts: list[tuple[int, int]], refs: list[Ref | None]) -> bool:
         """False when the copy was stopped before its turn to read came."""
-        layout = self._layout
-        offset = (leaf_first + start) * layout.chunk
-        length = min((end - start) * layout.chunk, layout.size - offset)
         with self._copy.reading:
             if self._copy.stop.is_set():
                 return False
-            data = self._copy.reader.read(offset, length)
-        if len(data) != length:
-            raise Integrity(f"the source gave {len(data)} bytes at {offset} instead of {length}")
-        self.count.read += length
+            with self._copy.stride.taken(sum(length for _, length in parts)):
+                read = read_each(self._copy.reader, parts)
+        for (offset, length), data in zip(parts, read, strict=True):
+            if len(data) != length:
+                raise Integrity(
+                    f"the source gave {len(data)} bytes at {offset} instead of {length}"
+                )
+            self.count.read += length
+            self._run(offset // self._layout.chunk - leaf_first, data, refs)
+        return True
+
+    def _run(self, start: int, data: bytes, refs: list[Ref | None]) -> None:
+        """Chunks of the leaf from `start` on, which were read together."""
+        layout, length = self._layout, len(data)
         view = memoryview(data)
         wanted: dict[int, tuple[bytes, bytes, memoryview]] = {}
-        for i in range(start, end):
+        for i in range(start, start - (-length // layout.chunk)):
             at = (i - start) * layout.chunk
             size = min(layout.chunk, length - at)
             if is_zero(data, at, size):
@@ -273,7 +286,7 @@ class Worker:
             identity = blob_id(self._copy.keys.id_key, 0, size, digest)
             wanted[i] = (identity, digest, view[at : at + size])
         if not wanted:
-            return True
+            return
         new = [identity for identity, _, _ in wanted.values() if identity not in self._recent]
         known = self._copy.stored_elsewhere(new) if new else {}
         for i, (identity, digest, chunk) in wanted.items():
@@ -281,7 +294,6 @@ class Worker:
             if place is None:
                 place = self._store(identity, chunk)
             refs[i] = Ref(pack=place[0], position=place[1], id=identity, digest=digest)
-        return True
 
     def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
         pack = self._writer()

@@ -1,8 +1,8 @@
 """Disks over NBD: a small synchronous client, and the block reader and writer made of it.
 
 Fixed newstyle negotiation, structured replies, `base:allocation`. Works on any connected stream
-socket. Reads are split into requests of 1 MiB that are sent before the first answer is awaited, so
-a link's delay is paid once a call.
+socket. Requests are of at most 1 MiB, and several are sent before the first answer is awaited: a
+link's delay is paid once a call, and by writes not before they are flushed.
 """
 
 import errno
@@ -10,8 +10,8 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,9 +49,7 @@ R = TypeVar("R")
 class _Reply:
     """What came for one request."""
 
-    data: bytearray
-    start: int
-    extents: dict[int, list[tuple[int, int]]]
+    extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     error: int = 0
 
 
@@ -68,6 +66,7 @@ class NbdConnection:
         self.where = where
         self._stream = stream
         self._cookies = itertools.count(1)
+        self._owed: dict[int, _Reply] = {}
         self.size = 0
         self._flags = 0
         self._context: int | None = None
@@ -105,35 +104,32 @@ class NbdConnection:
     def read_only(self) -> bool:
         return bool(self._flags & _FLAG_READ_ONLY)
 
-    @property
-    def can_tell_zeros(self) -> bool:
-        """Whether `block_status` works here."""
-        return self._context is not None
-
-    @property
-    def can_tell_changes(self) -> bool:
-        return self._bitmap is not None
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._inside(offset, length)
-        out = bytearray(length)
-        starts = range(offset, offset + length, _PIECE)
-        for first in range(0, len(starts), _IN_FLIGHT):
-            group = starts[first : first + _IN_FLIGHT]
-            waiting = {}
-            for at in group:
-                count = min(_PIECE, offset + length - at)
-                place = memoryview(out)[at - offset : at - offset + count]
-                waiting[self._ask(_READ, at, count)] = (at, place)
-            while waiting:
-                self._read_reply(waiting)
-        return bytes(out)
+    def read_each(self, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (offset, length), all asked for before the first answer is awaited."""
+        for offset, length in parts:
+            self._inside(offset, length)
+        self._settle()
+        out = [bytearray(length) for _, length in parts]
+        pieces = (
+            (offset + at, memoryview(whole)[at : at + _PIECE])
+            for (offset, length), whole in zip(parts, out, strict=True)
+            for at in range(0, length, _PIECE)
+        )
+        waiting: dict[int, tuple[int, memoryview]] = {}
+        while True:
+            for at, place in itertools.islice(pieces, _IN_FLIGHT - len(waiting)):
+                waiting[self._ask(_READ, at, len(place))] = (at, place)
+            if not waiting:
+                return [bytes(whole) for whole in out]
+            self._read_reply(waiting)
 
     def write(self, offset: int, data: bytes) -> None:
+        """Done when a later `flush` returned; a write that failed fails what follows it."""
         self._writable(offset, len(data))
         for at in range(0, len(data), _PIECE):
             part = data[at : at + _PIECE]
-            self._answered(self._ask(_WRITE, offset + at, len(part), part), "write")
+            self._owed[self._ask(_WRITE, offset + at, len(part), part)] = _Reply()
+            self._settle(_IN_FLIGHT)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         self._writable(offset, length)
@@ -143,30 +139,56 @@ class NbdConnection:
             return
         for at in range(offset, offset + length, _ZERO_SPAN):
             count = min(_ZERO_SPAN, offset + length - at)
-            self._answered(self._ask(_WRITE_ZEROES, at, count), "write zeroes")
+            self._owed[self._ask(_WRITE_ZEROES, at, count)] = _Reply()
+            self._settle(_IN_FLIGHT)
 
     def flush(self) -> None:
+        """Everything written is durable when this returns."""
+        self._settle()
         if self._flags & _FLAG_FLUSH:
             self._answered(self._ask(_FLUSH, 0, 0), "flush")
 
-    def block_status(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """(length, reads as zeros) from `offset` on; covers at least the beginning."""
-        self._inside(offset, length)
-        return self._status(offset, length, self._context, _IS_ZERO)
+    def block_status(self, offset: int, length: int) -> list[tuple[int, ExtentKind]]:
+        """(length, kind) from `offset` on, as far as the server tells at once.
 
-    def dirty_status(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """(length, changed) from `offset` on; covers at least the beginning."""
-        return self._status(offset, length, self._bitmap, _IS_DIRTY)
-
-    def _status(
-        self, offset: int, length: int, context: int | None, flag: int
-    ) -> list[tuple[int, bool]]:
+        Unchanged is what the bitmap says is clean, zero what reads as zeros, data the rest: all of
+        it, where a server tells neither.
+        """
         self._inside(offset, length)
+        self._settle()
+        if self._context is None and self._bitmap is None:
+            return [(length, ExtentKind.DATA)]
         reply = self._answered(self._ask(_BLOCK_STATUS, offset, length), "block status")
-        told = reply.extents.get(context or 0, [])
-        if not told or any(not count for count, _ in told):
+        zeros = self._told(reply, self._context, _IS_ZERO, length)
+        dirty = self._told(reply, self._bitmap, _IS_DIRTY, length)
+        found: list[tuple[int, ExtentKind]] = []
+        while zeros and dirty:
+            (zero_for, zero), (dirty_for, changed) = zeros.pop(), dirty.pop()
+            both = min(zero_for, dirty_for)
+            zeros += [(zero_for - both, zero)] if zero_for > both else []
+            dirty += [(dirty_for - both, changed)] if dirty_for > both else []
+            found.append((both, _kind(zero=zero, changed=changed)))
+        return found
+
+    def _told(
+        self, reply: _Reply, context: int | None, flag: int, length: int
+    ) -> list[tuple[int, bool]]:
+        """What a context says of at most `length` bytes, the last first.
+
+        Without it nothing is zero, and everything changed.
+        """
+        if context is None:
+            return [(length, flag == _IS_DIRTY)]
+        told, left = list[tuple[int, bool]](), length
+        for count, flags in reply.extents.get(context, []):
+            if not count:
+                raise self._garbled("an empty block status")
+            if left:
+                told.append((min(count, left), bool(flags & flag)))
+                left -= told[-1][0]
+        if not told:
             raise self._garbled("an empty block status")
-        return [(count, bool(flags & flag)) for count, flags in told]
+        return told[::-1]
 
     def close(self) -> None:
         """Say goodbye if anybody listens; twice is fine."""
@@ -235,12 +257,19 @@ class NbdConnection:
         return cookie
 
     def _answered(self, cookie: int, what: str) -> _Reply:
-        reply = _Reply(data=bytearray(), start=0, extents={})
-        while not self._chunk({cookie: reply}):
+        reply = _Reply()
+        while self._chunk({cookie: reply}) is None:
             pass
         if reply.error:
             raise self._refused(reply.error, what)
         return reply
+
+    def _settle(self, most: int = 0) -> None:
+        """Take in answers to writes until at most so many are owed."""
+        while len(self._owed) > most:
+            done = self._chunk(self._owed)
+            if done is not None and (error := self._owed.pop(done).error):
+                raise self._refused(error, "write")
 
     def _read_reply(self, waiting: dict[int, tuple[int, memoryview]]) -> None:
         """Take in one chunk of any of the reads that are under way."""
@@ -270,13 +299,13 @@ class NbdConnection:
         if flags & 1:
             del waiting[cookie]
 
-    def _chunk(self, waiting: dict[int, _Reply]) -> bool:
-        """Take in one chunk of a reply that is no read; True when it was the last."""
+    def _chunk(self, waiting: dict[int, _Reply]) -> int | None:
+        """Take in one chunk of a reply that is no read; the reply's number when it was the last."""
         (magic,) = struct.unpack(">I", self._received(4))
         if magic == _SIMPLE:
             error, cookie = struct.unpack(">IQ", self._received(12))
             self._known(waiting, cookie).error = error
-            return True
+            return int(cookie)
         flags, kind, cookie, length = self._structured_header(magic)
         body = self._received(length)
         reply = self._known(waiting, cookie)
@@ -285,7 +314,7 @@ class NbdConnection:
         elif kind == _STATUS:
             (context,) = struct.unpack_from(">I", body)
             reply.extents.setdefault(context, []).extend(struct.iter_unpack(">II", body[4:]))
-        return bool(flags & 1)
+        return cookie if flags & 1 else None
 
     def _structured_header(self, magic: int) -> tuple[int, int, int, int]:
         if magic != _STRUCTURED:
@@ -387,43 +416,27 @@ class NbdReader:
             yield pending
 
     def read(self, offset: int, length: int) -> bytes:
-        return self._connection.read(offset, length)
+        return self._connection.read_each([(offset, length)])[0]
+
+    def read_each(self, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        return self._connection.read_each(parts)
 
     def close(self) -> None:
         self._connection.close()
 
     def _told(self) -> Iterator[Extent]:
-        if not self._connection.can_tell_changes:
-            yield from self._allocated(0, self.size)
-            return
         at = 0
         while at < self.size:
-            for count, dirty in self._connection.dirty_status(at, self._span(at, self.size)):
-                end = min(at + count, self.size)
-                if dirty:
-                    yield from self._allocated(at, end)
-                elif end > at:
-                    yield Extent(offset=at, length=end - at, kind=ExtentKind.UNCHANGED)
-                at = end
-
-    def _allocated(self, start: int, end: int) -> Iterator[Extent]:
-        """Data and zeros of a range."""
-        if not self._connection.can_tell_zeros:
-            if end > start:
-                yield Extent(offset=start, length=end - start, kind=ExtentKind.DATA)
-            return
-        at = start
-        while at < end:
-            for count, zero in self._connection.block_status(at, self._span(at, end)):
-                length = min(count, end - at)
-                if length:
-                    kind = ExtentKind.ZERO if zero else ExtentKind.DATA
-                    yield Extent(offset=at, length=length, kind=kind)
+            span = min(_STATUS_SPAN, self.size - at)
+            for length, kind in self._connection.block_status(at, span):
+                yield Extent(offset=at, length=length, kind=kind)
                 at += length
 
-    @staticmethod
-    def _span(at: int, end: int) -> int:
-        return min(_STATUS_SPAN, end - at)
+
+def _kind(*, zero: bool, changed: bool) -> ExtentKind:
+    if not changed:
+        return ExtentKind.UNCHANGED
+    return ExtentKind.ZERO if zero else ExtentKind.DATA
 
 
 class NbdWriter:

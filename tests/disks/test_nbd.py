@@ -134,6 +134,7 @@ def play(path: Path, steps) -> bytes:
                     writer.zero(offset, length)
                     model[offset : offset + length] = bytes(length)
                 case _:
+                    writer.finish()
                     same = reader.read(offset, length) == model[offset : offset + length]
                     assert same
         writer.finish()
@@ -196,7 +197,9 @@ def test_a_holey_disk_tells_its_data_and_a_read_only_one_refuses_writes(server, 
         ]
         with pytest.raises(Denied):
             connection.write(0, b"x")
-        assert connection.read(0, 512) == bytes(512), "the connection outlives a refusal"
+        assert connection.read_each([(0, 512)])[0] == bytes(512), (
+            "the connection outlives a refusal"
+        )
         reader.close()
         reader.close()
 
@@ -208,7 +211,7 @@ def test_other_names_and_places_are_named(server, disk):
         connection = opened(path)
         for offset, length in ((SIZE - 1, 2), (-1, 2), (0, -1)):
             with pytest.raises(Invalid):
-                connection.read(offset, length)
+                connection.read_each([(offset, length)])[0]
         connection.close()
     with pytest.raises(Unavailable):
         opened(disk.with_suffix(".nowhere"))
@@ -285,6 +288,39 @@ def asked(stream: socket.socket) -> tuple[int, int, int, int]:
     return kind, cookie, offset, length
 
 
+def test_parts_are_all_asked_for_before_the_first_answer():
+    content = bytes(range(256)) * 4
+
+    def answer(stream: socket.socket) -> None:
+        negotiated(stream)
+        asks = [asked(stream) for _ in range(3)]
+        for _, cookie, offset, length in reversed(asks):
+            data = content[offset : offset + length]
+            stream.sendall(struct.pack(">IIQ", 0x67446698, 0, cookie) + data)
+
+    with scripted(answer) as stream:
+        reader = NbdReader(NbdConnection(stream, "disk", where="here"))
+        parts = [(0, 10), (500, 20), (1000, 24)]
+        assert reader.read_each(parts) == [content[o : o + n] for o, n in parts]
+
+
+def test_a_write_that_failed_is_told_by_what_follows_it_and_never_by_a_flush_that_succeeds():
+    def answer(stream: socket.socket) -> None:
+        negotiated(stream)
+        for error in (0, 28, 0):
+            kind, cookie, _, length = asked(stream)
+            assert kind == 1
+            take(stream, length)
+            stream.sendall(struct.pack(">IIQ", 0x67446698, error, cookie))
+
+    with scripted(answer) as stream:
+        writer = NbdWriter(NbdConnection(stream, "disk", where="here"))
+        for offset in (0, 256, 512):
+            writer.write(offset, bytes(256))
+        with pytest.raises(Exhausted):
+            writer.finish()
+
+
 def test_a_server_with_simple_replies_is_read_and_all_of_it_is_data():
     content = bytes(range(256)) * 4
 
@@ -302,12 +338,12 @@ def test_a_server_with_simple_replies_is_read_and_all_of_it_is_data():
     with scripted(answer) as stream:
         connection = NbdConnection(stream, "disk", where="here")
         reader = NbdReader(connection)
-        assert not connection.can_tell_zeros
         assert list(reader.extents()) == [Extent(offset=0, length=1024, kind=ExtentKind.DATA)]
         assert reader.read(100, 500) == content[100:600]
         connection.flush()
+        connection.write_zeroes(0, 512)
         with pytest.raises(Exhausted):
-            connection.write_zeroes(0, 512)
+            connection.flush()
         reader.close()
 
 
@@ -348,7 +384,7 @@ def test_a_wrong_reply_is_unavailable_and_never_bytes(wrong):
     with scripted(answer) as stream:
         connection = NbdConnection(stream, "disk", where="here")
         with pytest.raises(Unavailable):
-            connection.read(0, 512)
+            connection.read_each([(0, 512)])[0]
         connection.close()
 
 
@@ -361,5 +397,5 @@ def test_a_silent_server_is_given_up():
         connection = NbdConnection(stream, "disk", where="here")
         stream.settimeout(0.1)
         with pytest.raises(Unavailable):
-            connection.read(0, 512)
+            connection.read_each([(0, 512)])[0]
         connection.close()

@@ -1,21 +1,20 @@
 """Steps that bring a target from one recovery point to the next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.disk import MIB, BlockWriter, Extent, ExtentKind
+from controlplane.domain.disk import BlockWriter, Extent, ExtentKind, read_each
 from controlplane.domain.errors import Integrity
 from controlplane.domain.ids import PointId
 from controlplane.vault.reading import PointReader
+from controlplane.vault.stride import Stride
 from drivers.contract import DiskImport, require
 from workflows.activities.moving import Mover, Proof, beat
 from workflows.activities.orders import At
-
-_PIECE = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +68,19 @@ class ChangeActivities(Mover):
         self, writer: BlockWriter, disk: PointReader, changes: tuple[Extent, ...], at: At
     ) -> None:
         total, done = sum(e.length for e in changes), 0
-        for extent in changes:
-            for offset, length in _pieces(extent):
-                beat()
-                if extent.kind is ExtentKind.ZERO:
-                    writer.zero(offset, length)
-                else:
-                    writer.write(offset, disk.read(offset, length))
-                done += length
-                self._note(at.work.operation, at.step, done, total, done)
+        stride = Stride()
+        for group in stride.groups(_runs(changes, ExtentKind.DATA)):
+            beat()
+            read = read_each(disk, group)
+            length = sum(map(len, read))
+            with stride.taken(length):
+                for (offset, _), data in zip(group, read, strict=True):
+                    writer.write(offset, data)
+            done += length
+            self._note(at.work.operation, at.step, done, total, done)
+        for start, end in _runs(changes, ExtentKind.ZERO):
+            beat()
+            writer.zero(start, end - start)
 
     @contextmanager
     def _compared(
@@ -89,6 +92,21 @@ class ChangeActivities(Mover):
         ):
             yield after, tuple(after.changes_since(before))
 
+    def _compare(
+        self,
+        order: ProveChanges,
+        parts: Iterable[tuple[int, int]],
+        found: Iterable[bytes],
+        expected: Iterable[bytes],
+    ) -> None:
+        for (offset, length), there, ours in zip(parts, found, expected, strict=True):
+            if there != ours:
+                raise Integrity(
+                    f"disk {order.disk} at {order.at.site} is not what the source had"
+                    f" in bytes {offset} to {offset + length}: the move stops here",
+                    reason="digest",
+                )
+
     @activity.defn(no_thread_cancel_exception=True)
     def prove_changes(self, order: ProveChanges) -> Proof:
         """What was equal to `base` and got its changes holds what the point holds, or Integrity."""
@@ -99,15 +117,12 @@ class ChangeActivities(Mover):
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
                 self._export(at) as reader,
             ):
-                for extent in changes:
-                    for offset, length in _pieces(extent):
-                        beat()
-                        if reader.read(offset, length) != disk.read(offset, length):
-                            raise Integrity(
-                                f"disk {order.disk} at {at.site} is not what the source had"
-                                f" in bytes {offset} to {offset + length}: the move stops here",
-                                reason="digest",
-                            )
+                stride = Stride()
+                for group in stride.groups(_runs(changes)):
+                    beat()
+                    with stride.taken(sum(length for _, length in group)):
+                        found = read_each(reader, group)
+                    self._compare(order, group, found, read_each(disk, group))
                 expected = disk.digest
             return Proof(
                 disk=order.disk,
@@ -117,6 +132,6 @@ class ChangeActivities(Mover):
             )
 
 
-def _pieces(extent: Extent) -> Iterator[tuple[int, int]]:
-    for offset in range(extent.offset, extent.offset + extent.length, _PIECE):
-        yield offset, min(_PIECE, extent.offset + extent.length - offset)
+def _runs(changes: Iterable[Extent], kind: ExtentKind | None = None) -> Iterator[tuple[int, int]]:
+    """(first, end) of the extents, of one kind or of any."""
+    return ((e.offset, e.offset + e.length) for e in changes if kind in {None, e.kind})

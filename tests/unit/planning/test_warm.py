@@ -70,8 +70,10 @@ def test_a_site_that_cannot_snapshot_blocks_a_warm_move_and_nothing_else():
 def test_the_budget_follows_the_downtime_that_is_allowed():
     wish = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=60))
     chosen, _ = policy(site("a"), site("b"), wish, runs=True)
-    assert (chosen.limit, chosen.budget) == (timedelta(seconds=20), BUDGET)
-    tight = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=1.5))
+    assert (chosen.limit, chosen.budget) == (timedelta(seconds=60), BUDGET)
+    images = site("b", without=Capability.DISK_IMPORT)
+    assert policy(site("a"), images, wish, runs=True)[0].limit == timedelta(seconds=20)
+    tight = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=0.5))
     assert policy(site("a"), site("b"), tight, runs=True)[0].budget == timedelta(seconds=0.5)
 
 

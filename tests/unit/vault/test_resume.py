@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.domain import vault as words
 from controlplane.domain.errors import Conflict, Exhausted, Integrity, Unavailable
-from controlplane.vault import copying, leaves, manifest, pack, worker
+from controlplane.vault import copying, manifest, pack, stride, worker
 from controlplane.vault.nouns import (
     CopyStopped,
 )
@@ -30,7 +30,8 @@ def small(monkeypatch):
     for module in (words, manifest, copying, worker):
         if hasattr(module, "FANOUT"):
             monkeypatch.setattr(module, "FANOUT", 4)
-    monkeypatch.setattr(leaves, "BATCH", 2 * CHUNK)
+    monkeypatch.setattr(stride, "BATCH", 2 * CHUNK)
+    monkeypatch.setattr(stride, "_FIRST", 2 * CHUNK)
     monkeypatch.setattr(pack, "PACK_BYTES", 6 * CHUNK)
 
 
