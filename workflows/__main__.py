@@ -48,7 +48,7 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
         records=RecordActivities(store, steps, now),
         lookups=LookupActivities(store),
         endings=EndingActivities(store, now),
-        plans=PlanActivities(store, steps, connect, now),
+        plans=PlanActivities(store, steps, connect, now, parts.vault.stands),
         sites=SiteActivities(store, steps, connect, now),
         transfer=TransferActivities(
             store=store,

@@ -79,9 +79,10 @@ class MendOperation:
 
 
 def _at(work: Work, plan: MovePlan, step: str) -> At:
+    again = plan.target.reuse
     return At(
         work=work,
         site=plan.target.site,
-        artefact=derived(work.operation, "instance"),
+        artefact=again.copy if again is not None else derived(work.operation, "instance"),
         step=step,
     )

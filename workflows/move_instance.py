@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind
-from controlplane.domain.ids import derived
+from controlplane.domain.ids import PointId, derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import CheckKind, MovePlan
@@ -177,7 +177,12 @@ class _Run:
         await unstoppable(
             forward(
                 RecordActivities.switch_home,
-                Switch(work=self.work, plan=self.plan, copy=target.instance.artefact),
+                Switch(
+                    work=self.work,
+                    plan=self.plan,
+                    copy=target.instance.artefact,
+                    holds=None if self.source.point is None else PointId(self.source.point),
+                ),
             )
         )
         self.saga.switch()
@@ -246,8 +251,17 @@ class _Run:
             await undo(SiteActivities.set_power, off)
             await undo(SiteActivities.wait_power, off)
             await _given_up(replace(at, step="undo: target nics"))
+        instance = kind is ArtefactKind.INSTANCE
+        holds = self.target.holds if instance and self.target is not None else None
         await record(
-            RecordActivities.retain, Retain(work=self.work, artefact=at.artefact, kind=kind)
+            RecordActivities.retain,
+            Retain(
+                work=self.work,
+                artefact=at.artefact,
+                kind=kind,
+                holds=holds,
+                changed=instance and self.plan.target.reuse is not None and holds is None,
+            ),
         )
 
     async def _accept(self, target: Target) -> None:

@@ -9,10 +9,11 @@ from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, ImageSource, VolumeSpec
-from controlplane.domain.ids import derived
+from controlplane.domain.fence import FenceLevel
+from controlplane.domain.ids import PointId, derived
 from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, Manner, Power
 from controlplane.domain.network import NicSpec
-from controlplane.domain.plan import Delivery, DiskPlan, TargetPlan
+from controlplane.domain.plan import Delivery, DiskPlan, Reuse, TargetPlan
 from controlplane.domain.site import CreateOrder
 from workflows.activities.changes import ChangeActivities, ProveChanges, WriteChanges
 from workflows.activities.moving import Proof
@@ -20,13 +21,14 @@ from workflows.activities.orders import (
     At,
     CloseImport,
     Export,
+    Fence,
     MakeInstance,
     MakeVolume,
     Remove,
     SetPower,
     StageImage,
 )
-from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.records import RecordActivities, Retain, TakeOver
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
@@ -50,7 +52,8 @@ class DiskBytes:
 class Target:
     """One instance in the making at one site.
 
-    `take_back` is the undo of everything made here: a move retains, provisioning removes.
+    `take_back` is the undo of everything made here: a move retains, provisioning removes. `holds`
+    is the recovery point that its disks were proven to equal; None while that is not known.
     """
 
     def __init__(
@@ -66,16 +69,19 @@ class Target:
         self.plan = plan
         self.proofs: list[Proof] = []
         self.written = 0
+        self.holds: PointId | None = None
         self._seen: InstanceSeen | None = None
         self._sources = sources
         self._take_back = take_back
         self._isolated = isolated
 
     def at(self, step: str, *path: object) -> At:
+        again = self.plan.reuse
+        kept = again.copy if again is not None and path == ("instance",) else None
         return At(
             work=self.work,
             site=self.plan.site,
-            artefact=derived(self.work.operation, *path),
+            artefact=kept or derived(self.work.operation, *path),
             step=step,
         )
 
@@ -89,6 +95,8 @@ class Target:
 
     async def make(self, saga: Saga) -> InstanceSeen:
         """Everything up to a powered-off instance whose disks are proven."""
+        if self.plan.reuse is not None:
+            return await self._use_again(saga, self.plan.reuse)
         images = [await self._stage(saga, disk) for disk in self.plan.disks]
         places: list[DiskPlace] = []
         for disk, image in zip(self.plan.disks, images, strict=True):
@@ -107,40 +115,90 @@ class Target:
             for disk, made in zip(self.plan.disks, seen.disks, strict=True):
                 await self._prove(saga, disk, DiskSource(volume=made.volume, instance=seen.ref))
         self._seen = seen
+        self.holds = self._point
         self.written += sum(proof.bytes_read for proof in self.proofs)
         return seen
+
+    async def _use_again(self, saga: Saga, again: Reuse) -> InstanceSeen:
+        """The copy that stayed there is brought up to date, and read back whole.
+
+        It stays fenced until it is proven: whatever wrote to it meanwhile, the proof tells.
+        """
+        await saga.step(
+            record(
+                RecordActivities.take_over,
+                TakeOver(work=self.work, copy=again.copy, base=again.base),
+            ),
+            undo=lambda: self._take_back(ArtefactKind.INSTANCE, self.instance),
+        )
+        self.holds = again.base
+        await call(SiteActivities.isolate_nics, self.at("isolate copy", "instance"))
+        seen = await wait(SiteActivities.wait_instance, self.at("copy ready", "instance"))
+        self.holds = None
+        point = self._point
+        if point is None:
+            raise RuntimeError("a copy is brought up to a point")
+        for disk, volume in zip(self.plan.disks, again.volumes, strict=True):
+            self.written += await self._write_changes(
+                saga, "", disk, volume, base=again.base, point=point
+            )
+        for disk, volume in zip(self.plan.disks, again.volumes, strict=True):
+            await self._prove(saga, disk, DiskSource(volume=volume, instance=seen.ref))
+        self.holds = point
+        await saga.step(
+            call(SiteActivities.unfence, self.at("unfence copy", "instance")),
+            undo=lambda: undo(
+                SiteActivities.fence,
+                Fence(at=self.at("undo: fence copy", "instance"), level=FenceLevel.REPORTED),
+            ),
+        )
+        self._seen = seen
+        return seen
+
+    @property
+    def _point(self) -> PointId | None:
+        """The point that it is first made from."""
+        return next((PointId(s.point) for s in self._sources if s is not None), None)
 
     async def follow(self, saga: Saga, label: str, base: UUID, point: UUID) -> None:
         """From what `base` was to what `point` is: changes written, and read back."""
         if self._seen is None:
             raise RuntimeError("a target follows once it was made")
         proofs = []
+        self.holds = None
         for disk, made in zip(self.plan.disks, self._seen.disks, strict=True):
-            volume = made.volume
-            close = CloseImport(
-                at=self.at(f"undo: {label}close writer {disk.index}", "instance"), volume=volume
-            )
-            shut: Undo = partial(undo, SnapshotActivities.close_import, close)
-            await saga.step(
-                copy(
-                    ChangeActivities.write_changes,
-                    WriteChanges(
-                        at=self.at(f"{label}write changes {disk.index}", "instance"),
-                        volume=volume,
-                        disk=disk.index,
-                        base=base,
-                        point=point,
-                    ),
-                ),
-                undo=shut,
-            )
-            saga.done_with(shut)
-            source = DiskSource(volume=volume, instance=self._seen.ref)
+            await self._write_changes(saga, label, disk, made.volume, base=base, point=point)
+            source = DiskSource(volume=made.volume, instance=self._seen.ref)
             proofs.append(
                 await self._prove_changes(saga, label, disk, source, base=base, point=point)
             )
         self.proofs = proofs
+        self.holds = PointId(point)
         self.written += sum(proof.bytes_read for proof in proofs)
+
+    async def _write_changes(
+        self, saga: Saga, label: str, disk: DiskPlan, volume: str, *, base: UUID, point: UUID
+    ) -> int:
+        """Bytes written; whatever happens, nobody goes on writing."""
+        close = CloseImport(
+            at=self.at(f"undo: {label}close writer {disk.index}", "instance"), volume=volume
+        )
+        shut: Undo = partial(undo, SnapshotActivities.close_import, close)
+        written = await saga.step(
+            copy(
+                ChangeActivities.write_changes,
+                WriteChanges(
+                    at=self.at(f"{label}write changes {disk.index}", "instance"),
+                    volume=volume,
+                    disk=disk.index,
+                    base=base,
+                    point=point,
+                ),
+            ),
+            undo=shut,
+        )
+        saga.done_with(shut)
+        return written
 
     async def _prove_changes(
         self, saga: Saga, label: str, disk: DiskPlan, source: DiskSource, *, base: UUID, point: UUID
@@ -180,6 +238,8 @@ class Target:
 
     async def remove_images(self) -> None:
         """What was staged is scaffolding: it goes once its volumes stand, or is written down."""
+        if self.plan.reuse is not None:
+            return
         for disk in self.plan.disks:
             at = self.at(f"remove image {disk.index}", "image", disk.index)
             try:

@@ -121,6 +121,8 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         longer = f", {units.size(grown)} longer there" if grown else ""
         storage = f" on {disk['storage']}" if disk.get("storage") else ""
         way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
+        if target.get("reuse"):
+            way = "the copy kept there is used: only changes are sent"
         text = f"{units.size(disk['size'])} as {disk['format']}{storage}{longer}; {way}"
         parts.append((f"disk {disk['index']}", text))
     parts.append(("copy", _copying(plan.get("passes") or {})))

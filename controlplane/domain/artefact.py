@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, PointId, SiteName
 from controlplane.domain.owner import OwnerTag
 
 
@@ -31,7 +31,10 @@ class ArtefactState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """The record of one external object; `anchor` is the provider's own guard against a second."""
+    """The record of one external object; `anchor` is the provider's own guard against a second.
+
+    `holds` is the recovery point that the disks of a retained instance equal; None: not known.
+    """
 
     id: ArtefactId
     kind: ArtefactKind
@@ -46,6 +49,7 @@ class Artefact:
     note: str = ""
     expires_at: datetime | None = None
     created_at: datetime | None = None
+    holds: PointId | None = None
 
     @property
     def owner(self) -> OwnerTag:

@@ -107,8 +107,21 @@ class NicPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """A retained copy at the target that becomes the target: what differs from `base` is written.
+
+    `volumes` are its disks in boot order. `was_home`: it is an old home, else of a failed attempt.
+    """
+
+    copy: ArtefactId
+    base: PointId
+    volumes: tuple[str, ...]
+    was_home: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPlan:
-    """The instance as it will be made at a site."""
+    """The instance as it will be made at a site, or brought up to date there."""
 
     site: SiteName
     name: str
@@ -120,6 +133,7 @@ class TargetPlan:
     nics: tuple[NicPlan, ...]
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

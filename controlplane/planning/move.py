@@ -31,6 +31,7 @@ from controlplane.planning.provision import (
     delivery,
     image_format,
 )
+from controlplane.planning.reuse import Kept, reuse
 
 ASSUMED_RATE = 40 * MIB
 PROVIDER_CALLS_SECONDS = 20.0
@@ -49,7 +50,8 @@ class MoveFacts:
     """Everything that the decision needs, gathered beforehand.
 
     `seen` is None when the source could not show the instance, with its words in `unseen_why`.
-    `busy_with` names another operation that works on the instance.
+    `busy_with` names another operation that works on the instance; `kept` is what an earlier move
+    left of it at the target.
     """
 
     instance: InstanceId
@@ -64,6 +66,7 @@ class MoveFacts:
     user_data: str = ""
     rate: Rate = Rate()
     busy_with: str = ""
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +299,9 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
     size, sku, findings = _sku(facts, wish)
     disks = _disks(facts)
     nics, nic_findings = _nics(facts, wish)
+    again, reuse_findings = reuse(target, facts.kept, disks, nics)
+    if again is not None and facts.kept and facts.kept.seen and wish.sku is None:
+        size = facts.kept.seen.size  # as large as it was there
     checks, check_findings = _checks(facts, wish)
     was_on = facts.seen is not None and facts.seen.power is Power.ON
     asked = warm.WarmWish(method=wish.method, cutover=wish.cutover, max_downtime=wish.max_downtime)
@@ -307,9 +313,10 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
     findings += check_firmware(target, facts.firmware)
     findings += sizing.check_disks(target.limits, sizes, target.site)
     findings += sizing.check_name(target.limits, facts.name, target.site)
-    findings += sizing.check_room(target.quota, size, sizes, target.site)
+    room = () if again is not None else sizes
+    findings += sizing.check_room(target.quota, size, room, target.site)
     findings += nic_findings + check_findings + _time_findings(estimate, passes, wish)
-    findings += pass_findings
+    findings += pass_findings + reuse_findings
     if disks:
         findings.append(
             Finding(
@@ -335,6 +342,7 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
             nics=nics,
             ssh_keys=facts.ssh_keys,
             user_data=facts.user_data,
+            reuse=again,
         ),
         passes=passes,
         fence=(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Conflict, NotFound, superseded
-from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, PointId, SiteName
 from controlplane.domain.lifecycle import ARTEFACT, advance
 from controlplane.store.events import Events
 from controlplane.store.rows import Base
@@ -36,6 +36,7 @@ class _ArtefactRow(Base):
     note: Mapped[str]
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
+    holds: Mapped[UUID | None]
 
 
 class Artefacts:
@@ -82,8 +83,9 @@ class Artefacts:
         anchor: str | None = None,
         note: str | None = None,
         expires_at: datetime | None = None,
+        holds: PointId | None = None,
     ) -> Artefact:
-        """Enters `state`; what is None stays. An expiry ends with the retention it belongs to."""
+        """Enters `state`; what is None stays. Expiry and `holds` end with the retention."""
         row = self._row(id)
         row.state = advance(ARTEFACT, ArtefactState(row.state), state)
         row.ref = row.ref if ref is None else ref
@@ -93,6 +95,10 @@ class Artefacts:
             row.expires_at = expires_at
         elif state is not ArtefactState.RETAINED:
             row.expires_at = None
+        if holds is not None:
+            row.holds = holds
+        elif state is not ArtefactState.RETAINED:
+            row.holds = None
         return self._changed(row)
 
     def restamp(self, id: ArtefactId, operation: OperationId, epoch: int) -> Artefact:
@@ -169,4 +175,5 @@ def _to_noun(row: _ArtefactRow) -> Artefact:
         note=row.note,
         expires_at=row.expires_at,
         created_at=row.created_at,
+        holds=None if row.holds is None else PointId(row.holds),
     )

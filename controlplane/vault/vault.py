@@ -162,6 +162,10 @@ class Vault:
                 return PointReader(copied=copied, blobs=self._blobs(record.domain), subject=subject)
         raise NotFound(f"recovery point {point} has no disk {disk}")
 
+    def stands(self, point: PointId) -> bool:
+        """Whether the point is retained."""
+        return self._records.point(point) is not None
+
     def forget(self, point: PointId) -> None:
         """The point is no longer retained; `collect` frees what nothing else needs."""
         self._records.forget(point)

@@ -179,7 +179,7 @@ class World:
             records=RecordActivities(store, steps, now),
             lookups=LookupActivities(store),
             endings=EndingActivities(store, now),
-            plans=PlanActivities(store, steps, connections.connect, now),
+            plans=PlanActivities(store, steps, connections.connect, now, vault.stands),
             sites=SiteActivities(store, steps, connections.connect, now),
             transfer=TransferActivities(
                 store=store,

@@ -172,17 +172,21 @@ class LookupActivities:
 
 
 def _expired(tx: Tx, kept: Belongings, until: datetime) -> Belongings:
-    def old(point: UUID) -> bool:
-        ended = tx.operations.get(kept.moves[point]).ended_at
-        return ended is not None and ended + RETENTION <= until
+    """What had expired by then; a point goes with the last copy that equals it.
 
-    return replace(
-        kept,
-        artefacts=tuple(
-            a for a in kept.artefacts if a.expires_at is not None and a.expires_at <= until
-        ),
-        points=tuple(point for point in kept.points if old(point)),
-    )
+    Of a move that stopped it is kept for a retry, as long as its copies are.
+    """
+    gone = tuple(a for a in kept.artefacts if a.expires_at is not None and a.expires_at <= until)
+    needed = {a.holds for a in kept.artefacts if a not in gone}
+
+    def free(point: UUID) -> bool:
+        move = tx.operations.get(kept.moves[point])
+        over = move.state is OperationState.SUCCEEDED or (
+            move.ended_at is not None and move.ended_at + RETENTION <= until
+        )
+        return over and point not in needed
+
+    return replace(kept, artefacts=gone, points=tuple(p for p in kept.points if free(p)))
 
 
 def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) -> Belongings:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from temporalio import activity
 
 from controlplane.domain.answer import Absent, Seen
+from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import GIB, MIB
 from controlplane.domain.errors import Conflict, FedctlError, NotFound
 from controlplane.domain.finding import Finding, Severity, blocking
@@ -19,6 +20,7 @@ from controlplane.domain.ids import InstanceId, PointId, RegionName, ResourceId,
 from controlplane.domain.instance import Firmware, InstanceSeen, Size
 from controlplane.domain.kinds import facts as kind_facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.owner import OwnerTag
 from controlplane.domain.placement import Placement
 from controlplane.domain.plan import (
     AcceptanceCheck,
@@ -33,13 +35,14 @@ from controlplane.domain.site import Capability, ProviderKind, QuotaSeen, SiteFa
 from controlplane.planning.digest import as_json, digest
 from controlplane.planning.move import MoveFacts, MoveWish, Rate, move
 from controlplane.planning.provision import DiskWish, ProvisionWish, provision, refuse
+from controlplane.planning.reuse import Kept
 from controlplane.services.references import resolve
 from controlplane.services.skus import sku
 from controlplane.services.volumes import volume_keys
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from drivers.contract import Driver, Instances, Quota, capabilities, require
-from workflows.activities.records import operation_id
+from workflows.activities.records import OLD_HOME, operation_id
 from workflows.activities.steps import Steps
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
@@ -49,7 +52,7 @@ _READING = re.compile(r"(^| )copy \d+$")
 
 
 class PlanActivities:
-    """`connect` opens a driver for a site's name; `clock` answers aware UTC times."""
+    """`stands` tells whether the vault retains a point; `clock` answers aware UTC times."""
 
     def __init__(
         self,
@@ -57,11 +60,13 @@ class PlanActivities:
         steps: Steps,
         connect: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
+        stands: Callable[[PointId], bool],
     ) -> None:
         self._store = store
         self._steps = steps
         self._connect = connect
         self._clock = clock
+        self._stands = stands
 
     @activity.defn(no_thread_cancel_exception=True)
     def verify_site(self, operation: str) -> None:
@@ -208,18 +213,9 @@ class PlanActivities:
             )
         source = self._facts(self._site(placement.site))
         target = self._facts(self._site(str(op.order["to"])))
-        seen: InstanceSeen | None = None
-        why = ""
         with self._store.read() as tx:
             owner = tx.artefacts.get(copy).owner
-        with closing(self._connect(placement.site)) as driver:
-            answer = require(driver, Instances).find(replace(owner, epoch=epoch), anchor)
-        if isinstance(answer, Seen):
-            seen = answer.it
-        elif isinstance(answer, Absent):
-            why = "it is not there"
-        else:
-            why = answer.why
+        seen, why = self._seen(placement.site, replace(owner, epoch=epoch), anchor)
         return MoveFacts(
             instance=InstanceId(op.subject),
             name=instance.key.name,
@@ -233,7 +229,41 @@ class PlanActivities:
             user_data=str(instance.spec.get("userData") or ""),
             rate=rate,
             busy_with=busy,
+            kept=self._kept(InstanceId(op.subject), target.site, epoch),
         )
+
+    def _kept(self, instance: InstanceId, site: SiteName, epoch: int) -> Kept | None:
+        """What an earlier move retained of the instance at the target, the best of it."""
+        with self._store.read() as tx:
+            found = [
+                a
+                for a in tx.artefacts.list(
+                    instance=instance, site=site, states={ArtefactState.RETAINED}
+                )
+                if a.kind is ArtefactKind.INSTANCE
+            ]
+        if not found:
+            return None
+        kept = max(found, key=lambda a: a.holds is not None and self._stands(a.holds))
+        seen, why = self._seen(site, replace(kept.owner, epoch=epoch), kept.anchor)
+        return Kept(
+            copy=kept.id,
+            was_home=kept.note == OLD_HOME,
+            holds=kept.holds,
+            stands=kept.holds is not None and self._stands(kept.holds),
+            seen=seen,
+            unseen_why=why,
+        )
+
+    def _seen(
+        self, site: SiteName, owner: OwnerTag, anchor: str | None
+    ) -> tuple[InstanceSeen | None, str]:
+        """The instance as the site shows it, or why not."""
+        with closing(self._connect(site)) as driver:
+            answer = require(driver, Instances).find(owner, anchor)
+        if isinstance(answer, Seen):
+            return answer.it, ""
+        return None, "it is not there" if isinstance(answer, Absent) else answer.why
 
 
 def _agreed_plan(tx: Tx, op: Operation) -> MovePlan | None:

@@ -7,12 +7,13 @@ from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import (
     ArtefactId,
     InstanceId,
     OperationId,
+    PointId,
     ResourceId,
     SiteName,
 )
@@ -36,6 +37,8 @@ IMAGES = "@images"
 WAITS_FOR = "waitsFor"
 """Under this name an operation's result says what it waits for from people."""
 RETENTION = timedelta(days=7)
+OLD_HOME = "the old home, stopped and fenced"
+_CHANGED = "was being brought up to date: its disks hold no whole state, and are written anew"
 
 BEGINS: Mapping[OperationKind, State] = {
     OperationKind.VERIFY_SITE: State.UPDATING,
@@ -47,6 +50,7 @@ BEGINS: Mapping[OperationKind, State] = {
     OperationKind.MOVE: State.UPDATING,
     OperationKind.FINALIZE: State.UPDATING,
 }
+_IN_USE = frozenset(ArtefactState) - {ArtefactState.INTENDED, ArtefactState.RELEASED}
 _OF_A_MOVE = frozenset({OperationKind.PLAN_MOVE, OperationKind.MOVE, OperationKind.FINALIZE})
 
 
@@ -58,20 +62,39 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retain:
-    """An artefact that stays where it is and is written down."""
+    """An artefact that stays where it is and is written down.
+
+    `holds` is the recovery point that an instance's disks equal. `changed`: it was an old copy, of
+    which some was written over.
+    """
 
     work: Work
     artefact: ArtefactId
     kind: ArtefactKind
+    holds: PointId | None = None
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver:
+    """The retained `copy`, whose disks equal `base`, belongs to this operation from now on."""
+
+    work: Work
+    copy: ArtefactId
+    base: PointId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """The one transaction that makes `copy` at the plan's target the home."""
+    """The one transaction that makes `copy` at the plan's target the home.
+
+    `holds` is the recovery point that the old home's disks equal.
+    """
 
     work: Work
     plan: MovePlan
     copy: ArtefactId
+    holds: PointId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +174,49 @@ class RecordActivities:
             artefact = tx.artefacts.find(order.artefact)
             if artefact is None or artefact.state is ArtefactState.RELEASED:
                 return
-            tx.artefacts.set_state(
-                order.artefact,
-                ArtefactState.RETAINED,
-                note="kept when its operation unwound",
-                expires_at=now + RETENTION,
-            )
+            kept = [artefact.id]
+            if order.kind is ArtefactKind.INSTANCE:
+                # A copy that was taken over came with its volumes.
+                kept += [v.id for v in _volumes_beside(tx, artefact) if v.state in _IN_USE]
+            for each in kept:
+                tx.artefacts.set_state(
+                    each,
+                    ArtefactState.RETAINED,
+                    note=_CHANGED if order.changed else "kept when its operation unwound",
+                    expires_at=now + RETENTION,
+                    holds=order.holds if each == artefact.id else None,
+                )
             op = tx.operations.get(order.work.operation)
             audit(tx, op, "retained", now, artefact=str(order.artefact), kind=order.kind)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def take_over(self, order: TakeOver) -> None:
+        """What stayed of an earlier move is this operation's; from here nobody may rely on it.
+
+        Conflict when it is not what the plan saw. Doing it twice does it once.
+        """
+        work = order.work
+        with self._steps.step(work.operation, "take over copy"), self._store.begin() as tx:
+            tx.leases.check(work.instance, work.operation, work.epoch)
+            copy = tx.artefacts.get(order.copy)
+            if copy.operation == work.operation and copy.state is ArtefactState.ALLOCATED:
+                return
+            home = tx.placements.get(work.instance).copy
+            if (
+                copy.state is not ArtefactState.RETAINED
+                or copy.instance != work.instance
+                or copy.id == home
+                or copy.holds != order.base
+            ):
+                raise Conflict(
+                    f"the copy kept at {copy.site} is not what the plan saw: make a new plan"
+                )
+            for each in (*_volumes_beside(tx, copy), copy):
+                if each.state is ArtefactState.RETAINED:
+                    tx.artefacts.restamp(each.id, work.operation, work.epoch)
+                    tx.artefacts.set_state(each.id, ArtefactState.ALLOCATED, note="")
+            op = tx.operations.get(work.operation)
+            audit(tx, op, "taken-over", self._clock(), artefact=str(copy.id), site=copy.site)
 
     @activity.defn(no_thread_cancel_exception=True)
     def placed(self, order: Placed) -> None:
@@ -221,8 +279,9 @@ class RecordActivities:
                     tx.artefacts.set_state(
                         artefact.id,
                         ArtefactState.RETAINED,
-                        note="the old home, stopped and fenced",
+                        note=OLD_HOME,
                         expires_at=now + plan.retain,
+                        holds=order.holds if artefact.id == placement.copy else None,
                     )
             tx.operations.update(work.operation, phase=SWITCHED)
             move = move_of(op)
@@ -237,6 +296,15 @@ class RecordActivities:
                 epoch=str(work.epoch),
                 plan=op.plan_digest,
             )
+
+
+def _volumes_beside(tx: Tx, copy: Artefact) -> list[Artefact]:
+    """The volumes that were made at the same site for the same copy."""
+    return [
+        a
+        for a in tx.artefacts.list(operation=copy.operation, site=copy.site)
+        if a.kind is ArtefactKind.VOLUME
+    ]
 
 
 def _give_place(tx: Tx, op: Operation, instance: InstanceId) -> None:
