@@ -10,6 +10,7 @@ from temporalio.client import Client
 from controlplane.domain.errors import NotFound
 from controlplane.domain.ids import OperationId
 from controlplane.services.assembly import Assembly, SystemClock, assemble
+from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from workflows.activities.changes import ChangeActivities
@@ -43,6 +44,7 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
     now = SystemClock().now
     store = parts.store
     steps = Steps(store, now)
+    bandwidth = Bandwidth(store)
     connect = Connections(store, parts.secrets.open, timeout=settings.provider_timeout).connect
     return Hands(
         records=RecordActivities(store, steps, now),
@@ -56,13 +58,19 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
             connect=connect,
             clock=now,
             vault=parts.vault,
+            bandwidth=bandwidth,
             uploads=settings.uploads,
             gateway_url=settings.gateway_url,
         ),
         sweep=SweepActivities(store, steps, connect, now),
         snapshots=SnapshotActivities(store, steps, connect, now),
         changes=ChangeActivities(
-            store=store, steps=steps, connect=connect, clock=now, vault=parts.vault
+            store=store,
+            steps=steps,
+            connect=connect,
+            clock=now,
+            vault=parts.vault,
+            bandwidth=bandwidth,
         ),
         control=ControlActivities(store, now),
     )

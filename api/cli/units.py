@@ -33,6 +33,15 @@ def seconds(count: float) -> str:
     return f"{whole // _DAY}d {whole % _DAY // _HOUR}h".removesuffix(" 0h")
 
 
+def rate(text: str) -> int:
+    """Bytes a second of `50MiB/s`, `50MiB` or `52428800`; ValueError for anything else."""
+    number = text.removesuffix("/s")
+    for power, unit in enumerate(_STEPS, start=1):
+        if number.endswith(unit):
+            return int(float(number.removesuffix(unit)) * 1024**power)
+    return int(number)
+
+
 def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 

@@ -8,6 +8,7 @@ from controlplane.domain.disk import BlockReader
 from controlplane.domain.ids import PointId
 from controlplane.domain.placement import Served
 from controlplane.services.assembly import assemble
+from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
 
 
@@ -24,9 +25,14 @@ def main() -> None:
     def open_disk(served: Served) -> BlockReader:
         return parts.vault.open(PointId(UUID(served.point)), served.disk)
 
+    bandwidth = Bandwidth(parts.store)
+
+    def owed(served: Served, length: int) -> float:
+        return bandwidth.to_target_of(served.operation, length)
+
     try:
         server(
-            gateway(find=find, open_disk=open_disk),
+            gateway(find=find, open_disk=open_disk, owed=owed),
             host=settings.gateway_host,
             port=settings.gateway_port,
             certificate=settings.gateway_certificate,

@@ -35,13 +35,19 @@ _PIECE = MIB
 _LOOK_AGAIN = 1.0
 _OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
 
+Owed = Callable[[Served, int], float]
 Find = Callable[[str], Served | None]
 
 _log = structlog.get_logger()
 
 
-def gateway(*, find: Find, open_disk: Callable[[Served], BlockReader]) -> Starlette:
-    """The application. `find` answers for the SHA-256 (hex) of a token; both run in threads.
+def gateway(
+    *, find: Find, open_disk: Callable[[Served], BlockReader],
+    owed: Owed = lambda _served, _length: 0.0,
+) -> Starlette:  # fmt: skip
+    """The application. `find` answers for the SHA-256 (hex) of a token; all run in threads.
+
+    `owed`: how many seconds to wait after so many bytes of an image were sent.
 
     What `find` no longer gives, or gives as revoked, ends within a second, also in the middle.
     """
@@ -64,7 +70,8 @@ def gateway(*, find: Find, open_disk: Callable[[Served], BlockReader]) -> Starle
             return PlainTextResponse("images cannot be looked up just now\n", 503)
         if served is None or served.format != form:
             return _missing()
-        return _answer(request, served, shelf, lambda: _living(find, token_sha256) is not None)
+        living = lambda: _living(find, token_sha256) is not None  # noqa: E731  # one use
+        return _answer(request, served, shelf, living, owed)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -114,7 +121,9 @@ def _missing() -> Response:
     return PlainTextResponse("there is no such image, or it is not served any more\n", 404)
 
 
-def _answer(request: Request, served: Served, shelf: Shelf, living: Callable[[], bool]) -> Response:
+def _answer(
+    request: Request, served: Served, shelf: Shelf, living: Callable[[], bool], owed: Owed
+) -> Response:
     etag = f'"{served.sha256}"'
     digests = f"sha-256={_structured(served.sha256)}, sha-512={_structured(served.sha512)}"
     headers = {
@@ -136,7 +145,7 @@ def _answer(request: Request, served: Served, shelf: Shelf, living: Callable[[],
         last = part.start + part.length - 1
         headers["Content-Range"] = f"bytes {part.start}-{last}/{served.length}"
     headers["Content-Length"] = str(part.length)
-    return _Pieces(served=served, part=part, shelf=shelf, living=living, headers=headers)
+    return _Pieces(served=served, part=part, shelf=shelf, living=living, owed=owed, headers=headers)
 
 
 def _structured(hexadecimal: str) -> str:
@@ -149,13 +158,14 @@ class _Pieces(Response):
 
     def __init__(
         self, *, served: Served, part: Wanted, shelf: Shelf, living: Callable[[], bool],
-        headers: dict[str, str],
+        owed: Owed, headers: dict[str, str],
     ) -> None:  # fmt: skip
         super().__init__(status_code=part.status, headers=headers)
         self._served = served
         self._part = part
         self._shelf = shelf
         self._living = living
+        self._owed = owed
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +200,9 @@ class _Pieces(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": at < end})
             if at >= end:
                 return
+            owed = await run_in_threadpool(self._owed, self._served, len(piece))
+            if owed > 0:
+                await asyncio.wait({gone}, timeout=owed)
             if monotonic() - looked > _LOOK_AGAIN:
                 if not await run_in_threadpool(self._living):
                     return

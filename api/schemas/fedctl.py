@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from api.schemas.wire import Key, Name64, Reference, Shown, Status, Wire, Zone
+from controlplane.domain.disk import KIB
 from controlplane.domain.finding import Severity
 from controlplane.domain.operation import OperationKind, OperationState, StepState
 from controlplane.domain.plan import CheckKind
@@ -14,9 +15,14 @@ from controlplane.domain.site import ProviderKind
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Option = Annotated[str, Field(max_length=4096)]
 
+Rate = Annotated[int, Field(ge=64 * KIB, le=1 << 40)]
+
 
 class SiteSpec(Wire):
-    """A provider endpoint. `options` and `pins` are per provider; its card documents them."""
+    """A provider endpoint. `options` and `pins` are per provider; its card documents them.
+
+    `maxBandwidth` bounds what passes between us and the site, in bytes a second.
+    """
 
     provider: ProviderKind
     endpoint: Annotated[str, Field(min_length=1, max_length=2048)]
@@ -24,6 +30,7 @@ class SiteSpec(Wire):
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
     options: Annotated[dict[Key, Option], Field(max_length=64)] = Field(default_factory=dict)
     pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
+    max_bandwidth: Rate | None = None
 
 
 class SiteStatus(Status):
@@ -181,6 +188,7 @@ class MoveSpec(Wire):
     method: Literal["auto", "warm", "cold"] = "auto"
     cutover: CutoverIn | None = None
     max_downtime: Annotated[int, Field(ge=1, le=86400 * 7)] | None = None
+    max_bandwidth: Rate | None = None
     deadline: Annotated[int, Field(ge=1, le=86400 * 30)] = 86400
     retain_source: Annotated[int, Field(ge=0, le=86400 * 365)] = 86400 * 7
     checks: Annotated[list[CheckIn], Field(max_length=16)] = Field(default_factory=list)

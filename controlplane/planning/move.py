@@ -65,6 +65,7 @@ class MoveFacts:
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
     rate: Rate = Rate()
+    bandwidth: float | None = None
     busy_with: str = ""
     kept: Kept | None = None
 
@@ -211,9 +212,13 @@ def _disks(facts: MoveFacts) -> tuple[DiskPlan, ...]:
 def _estimate(facts: MoveFacts, disks: tuple[DiskPlan, ...], passes: PassPolicy) -> Estimate:
     size = sum(disk.size for disk in disks)
     rate = facts.rate.bytes_per_second or ASSUMED_RATE
+    limited = facts.bandwidth is not None and facts.bandwidth < rate
+    rate = min(rate, facts.bandwidth or rate)
     expected = warm.times(passes, size, rate, PROVIDER_CALLS_SECONDS)
     basis = (
-        f"measured {rate / MIB:.0f} MiB/s on {facts.rate.seen}"
+        f"limited to {rate / MIB:.1f} MiB/s"
+        if limited
+        else f"measured {rate / MIB:.0f} MiB/s on {facts.rate.seen}"
         if facts.rate.bytes_per_second
         else f"assumed {ASSUMED_RATE // MIB} MiB/s; nothing was measured on this pair yet"
     )

@@ -189,6 +189,7 @@ def _begin(
         "networkMap": spec.get("networkMap", []),
         "method": spec.get("method", "auto"),
         "cutover": spec.get("cutover"),
+        "maxBandwidth": spec.get("maxBandwidth"),
         "maxDowntimeSeconds": spec.get("maxDowntime"),
         "planDigest": spec.get("planDigest") if planned else None,
         "waivers": spec.get("waivers", []),

@@ -11,7 +11,7 @@ from controlplane.domain.errors import Conflict, Invalid, NotFound
 from controlplane.domain.ids import ZONE_NAME_MAX, ResourceId, SiteName, checked_name
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind
-from controlplane.domain.resource import Kind, Resource, ResourceKey, State
+from controlplane.domain.resource import Json, Kind, Resource, ResourceKey, State
 from controlplane.domain.site import ProviderKind
 from controlplane.services.ports import Clock, Secrets
 from controlplane.services.record import free, note, start, start_bare
@@ -23,6 +23,7 @@ from controlplane.store.tx import Tx
 EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
+_LIMITS = frozenset({"maxBandwidth"})
 _KEPT = frozenset(ArtefactState) - {ArtefactState.RELEASED}
 
 
@@ -50,7 +51,7 @@ class Sites(Stored):
             status = {"health": "unverified", "hasCredentials": False}
             granted = self.write(tx, key, wish, status=status, now=now)
             resource = granted.resource
-            if before is not None and before.spec != resource.spec:
+            if before is not None and _reached(before.spec) != _reached(resource.spec):
                 tx.resources.patch_status(resource.id, {"health": "unverified"}, now=now)
             note(tx, caller, "put", key, now)
             return replace(granted, resource=tx.resources.get(key))
@@ -138,6 +139,11 @@ def known_site(tx: Tx, name: str, *, field: str) -> Resource:
         known = ", ".join(site.key.name for site in site_list(tx)) or "none yet"
         raise NotFound(f"{field}: there is no site {name!r}; known sites: {known}")
     return found
+
+
+def _reached(spec: Json) -> Json:
+    """What of a site's spec tells how it is reached: a change of it must be verified."""
+    return {name: value for name, value in spec.items() if name not in _LIMITS}
 
 
 def _checked_endpoint(endpoint: str) -> None:

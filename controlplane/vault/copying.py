@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from time import monotonic
 from typing import TypeVar
 
 from controlplane.domain.disk import BlockReader
@@ -30,6 +31,7 @@ from controlplane.vault.worker import Base, Tools, Worker
 
 _WORKERS = 2
 _POLL = 0.2
+_HEED = 0.05
 
 
 T = TypeVar("T")
@@ -76,15 +78,17 @@ class Copy:
         self._workers = [Worker(self) for _ in range(_WORKERS)]
 
     def run(self) -> DiskCopied:
-        stopped = False
+        stopped, told = False, 0.0
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="copy") as pool:
             pending = {pool.submit(worker.run) for worker in self._workers}
             try:
                 while pending:
-                    done, pending = wait(pending, timeout=_POLL)
+                    done, pending = wait(pending, timeout=_HEED)
                     for future in done:
                         future.result()
-                    self._progress(self._seen())
+                    if monotonic() - told >= _POLL or not pending:
+                        self._progress(self._seen())
+                        told = monotonic()
                     if self._cancelled():
                         stopped = True
                         self.stop.set()

@@ -38,6 +38,7 @@ from controlplane.domain.site import CreateOrder
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
 from controlplane.keys.root import LocalAgent, RootKey
+from controlplane.services.bandwidth import Bandwidth
 from controlplane.services.record import start_bare
 from controlplane.services.vaulting import VaultSigner, domain_keys
 from controlplane.services.wish import Caller
@@ -187,13 +188,19 @@ class World:
                 connect=connections.connect,
                 clock=now,
                 vault=vault,
+                bandwidth=Bandwidth(store),
                 uploads=uploads,
                 gateway_url="http://gateway.test",
             ),
             sweep=SweepActivities(store, steps, connections.connect, now),
             snapshots=SnapshotActivities(store, steps, connections.connect, now),
             changes=ChangeActivities(
-                store=store, steps=steps, connect=connections.connect, clock=now, vault=vault
+                store=store,
+                steps=steps,
+                connect=connections.connect,
+                clock=now,
+                vault=vault,
+                bandwidth=Bandwidth(store),
             ),
             control=ControlActivities(store, now),
         )

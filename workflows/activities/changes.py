@@ -10,10 +10,11 @@ from temporalio import activity
 from controlplane.domain.disk import BlockWriter, Extent, ExtentKind, read_each
 from controlplane.domain.errors import Integrity
 from controlplane.domain.ids import PointId
+from controlplane.services.bandwidth import PacedWriter
 from controlplane.vault.reading import PointReader
 from controlplane.vault.stride import Stride
 from drivers.contract import DiskImport, require
-from workflows.activities.moving import Mover, Proof, beat
+from workflows.activities.moving import Mover, Proof, beat, beating
 from workflows.activities.orders import At
 
 
@@ -56,9 +57,10 @@ class ChangeActivities(Mover):
             ):
                 tag = at.work.tag(at.artefact)
                 target = require(driver, DiskImport)
-                with closing(target.open_import(tag, order.volume)) as writer:
-                    self._write(writer, disk, changes, at)
-                    writer.finish()
+                with closing(target.open_import(tag, order.volume)) as writer, beating() as told:
+                    paced = PacedWriter(writer, self._pace(at, told))
+                    self._write(paced, disk, changes, at)
+                    paced.finish()
                 target.close_import(tag, order.volume)
             written = sum(e.length for e in changes)
             meter.message = f"{written} bytes changed"

@@ -13,6 +13,7 @@ from temporalio.exceptions import CancelledError
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.ids import OperationId, SiteName
 from controlplane.domain.operation import Progress
+from controlplane.services.bandwidth import Bandwidth, Pace, PacedReader
 from controlplane.store.engine import Store
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
@@ -20,7 +21,7 @@ from drivers.contract import DiskExport, Driver, require
 from workflows.activities.orders import At
 from workflows.activities.steps import Steps
 
-_BEAT = 0.5
+_BEAT = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +43,14 @@ class Mover:
         connect: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
         vault: Vault,
+        bandwidth: Bandwidth,
     ) -> None:
         self._store = store
         self._steps = steps
         self._connect = connect
         self._clock = clock
         self._vault = vault
+        self._bandwidth = bandwidth
 
     def _progress(self, operation: OperationId, what: str, seen: CopyProgress) -> None:
         activity.heartbeat()
@@ -70,8 +73,11 @@ class Mover:
     def _export(self, at: At) -> Iterator[BlockReader]:
         with closing(self._connect(at.site)) as driver:
             reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
-            with closing(reader):
-                yield reader
+            with closing(reader), beating() as told:
+                yield PacedReader(reader, self._pace(at, told))
+
+    def _pace(self, at: At, told: threading.Event) -> Pace:
+        return Pace(self._bandwidth, at.site, at.work.operation, told)
 
 
 def beat() -> None:
@@ -90,8 +96,8 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def beating() -> Iterator[Callable[[], bool]]:
-    """Heartbeats from a thread of its own; answers whether the activity was told to stop."""
+def beating() -> Iterator[threading.Event]:
+    """Heartbeats from a thread of its own; the event is set when the activity is told to stop."""
     over = threading.Event()
     told = threading.Event()
 
@@ -104,7 +110,7 @@ def beating() -> Iterator[Callable[[], bool]]:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(go_on,), daemon=True)
     thread.start()
     try:
-        yield told.is_set
+        yield told
     finally:
         over.set()
         thread.join()

@@ -36,6 +36,7 @@ from controlplane.planning.digest import as_json, digest
 from controlplane.planning.move import MoveFacts, MoveWish, Rate, move
 from controlplane.planning.provision import DiskWish, ProvisionWish, provision, refuse
 from controlplane.planning.reuse import Kept
+from controlplane.services.bandwidth import narrowest
 from controlplane.services.references import resolve
 from controlplane.services.skus import sku
 from controlplane.services.volumes import volume_keys
@@ -207,6 +208,7 @@ class PlanActivities:
             anchor = tx.artefacts.get(copy).anchor if copy else None
             epoch = placement.epoch
             rate = _measured(tx, placement.site, str(op.order["to"]))
+            bandwidth = narrowest(tx, op, (placement.site, SiteName(str(op.order["to"]))))
         if copy is None:
             raise Conflict(
                 f"{op.subject_name} was never provisioned: create it first, then move it"
@@ -228,6 +230,7 @@ class PlanActivities:
             ssh_keys=tuple(cast("list[str]", instance.spec.get("sshKeys") or [])),
             user_data=str(instance.spec.get("userData") or ""),
             rate=rate,
+            bandwidth=bandwidth,
             busy_with=busy,
             kept=self._kept(InstanceId(op.subject), target.site, epoch),
         )

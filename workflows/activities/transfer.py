@@ -18,6 +18,7 @@ from controlplane.domain.ids import InstanceId, OperationId, PointId, SiteName, 
 from controlplane.domain.operation import Operation
 from controlplane.domain.placement import Served
 from controlplane.keys.port import domain_owner
+from controlplane.services.bandwidth import Bandwidth, Pace
 from controlplane.store.engine import Store
 from controlplane.vault.digest import digest
 from controlplane.vault.vault import Vault
@@ -30,7 +31,7 @@ from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Steps, Work
 from workflows.failures import translated
 
-_PIECE = 4 * MIB
+_PIECE = MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +110,18 @@ class TransferActivities(Mover):
         connect: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
         vault: Vault,
+        bandwidth: Bandwidth,
         uploads: Path,
         gateway_url: str,
     ) -> None:
-        super().__init__(store=store, steps=steps, connect=connect, clock=clock, vault=vault)
+        super().__init__(
+            store=store,
+            steps=steps,
+            connect=connect,
+            clock=clock,
+            vault=vault,
+            bandwidth=bandwidth,
+        )
         self._uploads = uploads
         self._gateway_url = gateway_url.rstrip("/")
 
@@ -185,7 +194,7 @@ class TransferActivities(Mover):
                     instance=order.work.instance,
                     mark=None,
                     attempt=max(c.attempt for c in order.copied),
-                    cancelled=told,
+                    cancelled=told.is_set,
                 )
 
     # Out to a site
@@ -254,23 +263,26 @@ class TransferActivities(Mover):
                 closing(self._connect(at.site)) as driver,
                 closing(self._image(order.publish)) as image,
                 stopping(),
+                beating() as told,
             ):
                 ref = require(driver, ImagePush).push_image(
                     at.work.tag(at.artefact),
                     stage.name,
                     stage.source,
-                    self._pieces(image, at),
+                    self._pieces(image, at, self._pace(at, told)),
                 )
             with self._store.begin() as tx:
                 if tx.artefacts.get(at.artefact).state is ArtefactState.INTENDED:
                     tx.artefacts.set_state(at.artefact, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
-    def _pieces(self, image: ByteSource, at: At) -> Iterator[bytes]:
+    def _pieces(self, image: ByteSource, at: At, pace: Pace) -> Iterator[bytes]:
         for offset in range(0, image.size, _PIECE):
             beat()
-            yield image.read(offset, min(_PIECE, image.size - offset))
-            sent = min(offset + _PIECE, image.size)
+            piece = image.read(offset, min(_PIECE, image.size - offset))
+            yield piece
+            pace.passed(len(piece))
+            sent = offset + len(piece)
             self._note(at.work.operation, f"{at.step} send", sent, image.size, sent)
 
     # Back again
@@ -350,7 +362,7 @@ class TransferActivities(Mover):
                 instance=InstanceId(point),
                 mark=None,
                 attempt=copied.attempt,
-                cancelled=told,
+                cancelled=told.is_set,
             )
         return copied
 

@@ -169,5 +169,13 @@ def seconds(text: str, option: str) -> int:
         raise Invalid(f"{option} is {text!r}: write 90s, 3m, 2h or 7d") from e
 
 
+def rate(text: str, option: str) -> int:
+    """Bytes a second as a person writes them."""
+    try:
+        return units.rate(text)
+    except ValueError as e:
+        raise Invalid(f"{option} is {text!r}: write 50MiB/s or bytes a second") from e
+
+
 def _end(text: str | None) -> str:
     return "never" if text is None else units.day(text)

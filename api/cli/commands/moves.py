@@ -7,7 +7,7 @@ import typer
 
 from api.cli import units
 from api.cli.client import Doc, started
-from api.cli.commands.access import seconds
+from api.cli.commands.access import rate, seconds
 from api.cli.commands.instances import INSTANCE, Name
 from api.cli.commands.sites import NoWait
 from api.cli.failure import Stopped
@@ -45,6 +45,9 @@ def move(
     yes: Yes = False,
     max_downtime: Annotated[
         str | None, typer.Option("--max-downtime", help="Refuse more, such as 3m.")
+    ] = None,
+    max_bandwidth: Annotated[
+        str | None, typer.Option("--max-bandwidth", help="Copy no faster, such as 50MiB/s.")
     ] = None,
     method: Annotated[
         str, typer.Option("--method", help="warm, cold, or auto: warm where it saves downtime.")
@@ -87,6 +90,8 @@ def move(
         spec |= {"method": method} if method != "auto" else {}
         spec |= _cutover(cutover, cutover_until)
         spec |= {"maxDowntime": seconds(max_downtime, "--max-downtime")} if max_downtime else {}
+        if max_bandwidth:
+            spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")}
         spec |= {"deadline": seconds(deadline, "--deadline")} if deadline else {}
         spec |= {"retainSource": seconds(retain, "--retain")} if retain else {}
         spec |= {"checks": [_check(text) for text in check]} if check else {}

@@ -8,6 +8,7 @@ import typer
 
 from api.cli import units
 from api.cli.client import Doc, started
+from api.cli.commands.access import rate
 from api.cli.failure import Stopped
 from api.cli.names import find
 from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, field
@@ -48,6 +49,9 @@ def add(
     pin: Annotated[
         list[str] | None, typer.Option("--pin", help="KEY=FINGERPRINT to hold it to.")
     ] = None,
+    max_bandwidth: Annotated[
+        str | None, typer.Option("--max-bandwidth", help="To and from it, such as 50MiB/s.")
+    ] = None,
     no_wait: NoWait = False,
     output: Output = Form.TABLE,
 ) -> None:
@@ -57,6 +61,8 @@ def add(
         spec |= {"country": country} if country else {}
         spec |= {"options": pairs(option, "--option")} if option else {}
         spec |= {"pins": pairs(pin, "--pin")} if pin else {}
+        if max_bandwidth:
+            spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")}
         session.client.put(SITE, name, spec)
         if secrets is not None:
             path = f"{session.client.path(SITE, name)}/credentials"
@@ -94,6 +100,31 @@ def show(
     with Session(ctx, form=output) as session:
         site = find(session, Kind.SITE, name).document
         session.data(site, Facts(_facts(site)))
+
+
+@command(
+    app,
+    "limit",
+    "fedctl site limit par-pve --max-bandwidth 50MiB/s",
+    "fedctl site limit par-pve --max-bandwidth none",
+    text="Bounds what passes between us and a site; what runs keeps to it within seconds.",
+)
+def limit(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The site.")],
+    *,
+    max_bandwidth: Annotated[
+        str, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
+    ],
+) -> None:
+    with Session(ctx) as session:
+        site = find(session, Kind.SITE, name)
+        spec = {k: v for k, v in site.document["spec"].items() if k != "maxBandwidth"}
+        if max_bandwidth != "none":
+            spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")}
+        session.client.put(SITE, site.name, spec)
+        session.say(f"{site.name}: {max_bandwidth} at most." if "maxBandwidth" in spec
+                    else f"{site.name}: no limit.")  # fmt: skip
 
 
 @command(
