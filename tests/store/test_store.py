@@ -293,10 +293,11 @@ def test_the_file_is_its_owners_alone_and_survives_a_power_cut(tmp_path):
 
 @pytest.fixture(scope="module")
 def ten_thousand(store):
-    """A workspace with ten thousand instances, beside others."""
+    """A workspace with ten thousand instances, beside others and beside another tenant's."""
     tenant = TenantName(fresh("big"))
     rows = [
-        {"id": resource_id(), "w": "shop" if n % 11 else "other", "n": f"web-{n:05d}", "t": tenant}
+        {"id": resource_id(), "w": "shop" if n % 11 else "other", "n": f"web-{n:05d}", "t": whose}
+        for whose in (tenant, TenantName(fresh("also")))
         for n in range(11_000)
     ]
     with store.begin() as tx:
