@@ -181,7 +181,9 @@ class Target:
     ) -> int:
         """Bytes written; whatever happens, nobody goes on writing."""
         close = CloseImport(
-            at=self.at(f"undo: {label}close writer {disk.index}", "instance"), volume=volume
+            at=self.at(f"undo: {label}close writer {disk.index}", "instance"),
+            volume=volume,
+            writer=f"{label}write changes {disk.index}",
         )
         shut: Undo = partial(undo, SnapshotActivities.close_import, close)
         written = await saga.step(

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Index, false, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from controlplane.domain.errors import Conflict, Invalid, NotFound
+from controlplane.domain.errors import SUPERSEDED, Conflict, Invalid, NotFound
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.ids import NAME_MAX, OperationId, ResourceId, TenantName, WorkspaceName
 from controlplane.domain.lifecycle import OPERATION, advance
@@ -251,6 +251,23 @@ class Operations:
             row.ended_at = None
             self._events.append(Kind.OPERATION, id)
         return _step(row)
+
+    def claim_step(self, id: OperationId, name: str, attempt: int) -> None:
+        """The attempt is the newest of the running step, and none before it may act any more.
+
+        Conflict with reason `superseded` for one that is not, or whose step has ended.
+        """
+        row = self._session.get(_StepRow, (id, name))
+        if row is None:
+            raise NotFound(f"operation {id} has no step {name!r}: it did not begin")
+        if row.attempts < attempt:
+            row.attempts, row.state, row.ended_at = attempt, StepState.RUNNING.value, None
+            self._events.append(Kind.OPERATION, id)
+        elif row.attempts > attempt or row.state != StepState.RUNNING.value:
+            raise Conflict(
+                f"attempt {attempt} of {name!r} is over: a later one took its place",
+                reason=SUPERSEDED,
+            )
 
     def end_step(  # noqa: PLR0917  # a step, then what it cost
         self,

@@ -323,6 +323,8 @@ class Client:
         except keystone_errors.AuthPluginException as e:
             raise Invalid(f"{at}: the credentials cannot be used: check what was given") from e
         except keystone_errors.SSLError as e:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(e) and "ingerprint" not in str(e):
+                raise Unavailable(f"{at}: the connection broke off: ask again") from e
             raise Denied(
                 f"{at}: the certificate is not trusted: check the URL, name its ca_file, or pin it"
             ) from e

@@ -133,8 +133,12 @@ def translated(about: str) -> Iterator[None]:
                 f"{about}: the certificate is not the registered one: compare its fingerprint at"
                 " the node before registering it anew"
             ) from e
-        raise Denied(
-            f"{about}: the certificate is not trusted: pin its fingerprint at registration"
+        if "CERTIFICATE_VERIFY_FAILED" in str(e):
+            raise Denied(
+                f"{about}: the certificate is not trusted: pin its fingerprint at registration"
+            ) from e
+        raise Unavailable(  # a node that goes down in the middle of a handshake
+            f"{about}: the connection broke off: ask again", detail=str(e)
         ) from e
     except requests.exceptions.RequestException as e:
         raise Unavailable(

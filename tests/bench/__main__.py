@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, embedded, overhead, warm
+from tests.bench import cancel, embedded, overhead, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
     "embedded": embedded.measure,
     "overhead": overhead.measure,
+    "soak": soak.measure,
     "warm": warm.measure,
 }
 

@@ -1,7 +1,10 @@
 """What the Proxmox VE driver does beyond the contract's suite."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -366,6 +369,24 @@ def test_an_upload_that_ends_too_early_is_invalid_and_can_be_begun_anew(driver, 
     assert driver.find_image(owner) == Absent()
     driver.push_image(owner, "image", file.source, iter([file.data]))
     eventually(lambda: isinstance(driver.find_image(owner), Seen))
+
+
+def test_a_handshake_that_breaks_off_is_no_word_about_the_certificate(sim):
+    """As when the node goes down in its middle: the step is tried again, nothing is unwound."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        driver = ProxmoxDriver(replace(access_to(sim), endpoint=url))
+        with pytest.raises(Unavailable):
+            driver.check()
+        driver.close()
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_another_certificate_or_host_key_is_an_integrity_error(sim):

@@ -27,6 +27,7 @@ class Shop:
     folder: Path
     numbers: Any = field(default_factory=lambda: count(1))
     last_move: str = ""
+    tenant: str = TENANT
 
     @property
     def http(self) -> httpx.Client:
@@ -38,7 +39,9 @@ class Shop:
     # where
 
     def path(self, area: str, collection: str, name: str) -> str:
-        return f"/providers/{area}/v1/tenants/{TENANT}/workspaces/{self.name}/{collection}/{name}"
+        return (
+            f"/providers/{area}/v1/tenants/{self.tenant}/workspaces/{self.name}/{collection}/{name}"
+        )
 
     def instance_path(self, name: str) -> str:
         return self.path("seca.compute", "instances", name)
@@ -47,10 +50,10 @@ class Shop:
         return self.path("fedctl.mobility", "moves", name)
 
     def image_path(self, name: str) -> str:
-        return f"/providers/seca.storage/v1/tenants/{TENANT}/images/{name}"
+        return f"/providers/seca.storage/v1/tenants/{self.tenant}/images/{name}"
 
     def upload_path(self, name: str) -> str:
-        return f"/providers/fedctl.images/v1/tenants/{TENANT}/image-uploads/{name}"
+        return f"/providers/fedctl.images/v1/tenants/{self.tenant}/image-uploads/{name}"
 
     # images
 

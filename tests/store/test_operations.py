@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from controlplane.domain.errors import Conflict, Invalid, NotFound
+from controlplane.domain.errors import SUPERSEDED, Conflict, Invalid, NotFound
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.ids import (
     NAME_MAX,
@@ -173,6 +173,33 @@ def test_a_step_repeated_counts_attempts_and_adds_seconds(store):
             tx.operations.end_step(op.id, "never", StepState.OK, T0)
         with pytest.raises(NotFound):
             tx.operations.begin_step(OperationId(uuid4()), "create", T0)
+
+
+def test_an_attempt_that_was_given_up_may_not_act_any_more(store):
+    op = added(store)
+
+    def claims(attempt: int) -> bool:
+        try:
+            with store.begin() as tx:
+                tx.operations.claim_step(op.id, "write", attempt)
+        except Conflict as refused:
+            return refused.reason != SUPERSEDED
+        return True
+
+    with store.begin() as tx:
+        tx.operations.begin_step(op.id, "write", T0)
+    assert claims(1)
+    assert claims(1)
+    assert claims(2)
+    assert not claims(1), "its successor has begun"
+    with store.begin() as tx:
+        tx.operations.end_step(op.id, "write", StepState.OK, T0 + SECOND)
+    assert not claims(1)
+    assert not claims(2), "its step has ended"
+    assert claims(3), "the answer of the one before was lost"
+    with store.begin() as tx:
+        tx.operations.end_step(op.id, "write", StepState.UNDONE, T0 + SECOND)
+    assert not claims(3), "its story unwinds"
 
 
 def test_progress_is_written_at_most_once_a_second_and_always_at_its_end(store):

@@ -1,12 +1,15 @@
 """Sites: a first look that says what it saw, and a sweep that reports and never deletes."""
 
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from itertools import product
 from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
 
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import VolumeSpec
 from controlplane.domain.errors import Busy, Denied, Unavailable
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, ResourceId
@@ -20,6 +23,7 @@ from drivers.contract import Volumes, require
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, CALLER, HOME, World, content, now
+from workflows.activities.sweep import compare
 from workflows.sites import SweepSites, VerifySite
 
 VERIFY: Steps = counted(["begin", "verify_site"])
@@ -149,6 +153,18 @@ async def test_a_sweep_reports_what_went_behind_our_back(client: Client, world: 
     reports = op.result["sites"]
     assert isinstance(reports, list)
     assert reports[0]["missing"] == [f"instance {gone.ref}"]
+
+
+def test_what_was_never_seen_is_not_missing() -> None:
+    """A creation that failed was unwound: it is kept on record, and nothing went behind our back."""
+    kept = Artefact(
+        id=ArtefactId(uuid4()), kind=ArtefactKind.INSTANCE, site=HOME,
+        instance=InstanceId(uuid4()), operation=OperationId(uuid4()), epoch=1,
+        state=ArtefactState.RETAINED,
+    )  # fmt: skip
+    assert compare((), (kept,), now(), timedelta()) == (0, [], [])
+    seen = replace(kept, ref="100")
+    assert compare((), (seen,), now(), timedelta()) == (0, [], ["instance 100"])
 
 
 async def test_a_sweep_of_a_partial_listing_draws_no_conclusion(

@@ -95,7 +95,8 @@ class Remove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseImport:
-    """No writer may write to `volume` of the instance `at` any more."""
+    """No writer may write to `volume` of the instance `at` any more, nor the step `writer`."""
 
     at: At
     volume: str
+    writer: str = ""

@@ -41,6 +41,7 @@ class Meter:
     provider: float = 0.0
     copy: float = 0.0
     message: str = ""
+    attempt: int = 1
     _now: Callable[[], float] = field(default=monotonic)
 
     @contextmanager
@@ -86,8 +87,9 @@ class Steps:
             if info.attempt > 1:
                 waited = max(self._clock() - info.scheduled_time, waited_so_far()).total_seconds()
                 meter = Meter(copy=waited) if copying else Meter(provider=waited)
+                meter.attempt = info.attempt
             else:
-                self._begin(operation, name)
+                meter.attempt = self._begin(operation, name)
             try:
                 yield meter
             except NotYet:
@@ -99,9 +101,27 @@ class Steps:
                 raise
             self._end(operation, name, StepState.OK, meter, meter.message)
 
-    def _begin(self, operation: OperationId, name: str) -> None:
+    def claim(self, operation: OperationId, name: str, meter: Meter) -> None:
+        """Superseded unless the running attempt is the newest of its step.
+
+        A new writer claims, opens, and claims again before its first byte: an attempt that was
+        given up and goes on running is refused whenever it wakes.
+        """
         with self._store.begin() as tx:
-            tx.operations.begin_step(operation, name, self._clock())
+            if all(step.name != name for step in tx.operations.steps(operation)):
+                tx.operations.begin_step(operation, name, self._clock())
+            tx.operations.claim_step(operation, name, meter.attempt)
+
+    def revoke(self, operation: OperationId, name: str) -> None:
+        """No attempt of the step may act from now on."""
+        with self._store.begin() as tx:
+            for step in tx.operations.steps(operation):
+                if step.name == name and step.state is StepState.RUNNING:
+                    tx.operations.end_step(operation, name, StepState.UNDONE, self._clock())
+
+    def _begin(self, operation: OperationId, name: str) -> int:
+        with self._store.begin() as tx:
+            return tx.operations.begin_step(operation, name, self._clock()).attempts
 
     def _end(
         self, operation: OperationId, name: str, state: StepState, meter: Meter, message: str

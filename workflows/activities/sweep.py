@@ -47,7 +47,8 @@ def compare(
 ) -> tuple[int, list[str], list[str]]:
     """How many are accounted for; what is there without a record; what is recorded and not there.
 
-    An object whose creation is younger than the settle time may not be listed yet.
+    An object whose creation is younger than the settle time may not be listed yet. Without a ref
+    nothing was ever seen of it: its creation failed or its answer was lost.
     """
     kept = {a.id: a for a in recorded if a.state is not ArtefactState.RELEASED}
     here = {f.owner.artefact for f in found}
@@ -57,6 +58,7 @@ def compare(
         for a in kept.values()
         if a.kind in _LASTING
         and a.id not in here
+        and a.ref is not None
         and a.state is not ArtefactState.INTENDED
         and (a.created_at is None or now - a.created_at > settle)
     ]
