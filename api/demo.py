@@ -1,4 +1,4 @@
-"""`make demo`: the main job on real bytes, with refusals, failures and a killed worker.
+"""`make demo`: the main job on real bytes, with refusals, failures and killed workers.
 
 Starts an embedded system in a folder of its own, makes a disk image (or takes one), and brings an
 instance from OpenStack to Proxmox VE and home again. This module owns processes and faults; all
@@ -35,6 +35,7 @@ _FAT_SIZE = 96 * MIB
 _JOURNAL_SIZE = 4 * MIB
 _IMAGE_SIZE = 256 * MIB
 _SLOW = 8 * MIB
+_WITHIN, _AWAY, _LONGEST = 1.0, 3.0, 240.0
 _EXIT_BLOCKED, _EXIT_ROLLED_BACK = 20, 21
 _TO_PROXMOX = ("--network", "shop-net=vmbr0")
 _TO_OPENSTACK = ("--network", "vmbr0=shop-net")
@@ -114,6 +115,7 @@ class System:
     """One embedded system and the fedctl command that speaks to it."""
 
     def __init__(self, folder: Path) -> None:
+        self._killed = 0
         self.folder = folder
         self.state = folder / "state"
         self._process: subprocess.Popen[bytes] | None = None
@@ -205,9 +207,15 @@ class System:
         return int(json.loads((self.state / "processes.json").read_text())["worker"])
 
     def kill_worker(self) -> int:
-        pid = self.worker()
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        """The one that works now, which may have just taken over from the last."""
+        until = monotonic() + _READY
+        while monotonic() < until:
+            if (pid := self.worker()) != self._killed:
+                os.kill(pid, signal.SIGKILL)
+                self._killed = pid
+                return pid
+            _pause(0.05)
+        raise Failed("no worker took over from the killed one")
 
     def sites(self, wish: dict[str, object]) -> None:
         """Let a simulated site misbehave, or stop doing so."""
@@ -255,8 +263,8 @@ class Demo:
         self.refused()
         say("a move whose acceptance check fails: it rolls back")
         self.rolled_back()
-        say("move it home; the worker is killed in the middle of the copy")
-        self.move_with_a_killed_worker()
+        say("move it home; the worker is killed in every phase, and the site is cut off")
+        self.move_through_hard_times()
         say("move it again, warm: it runs and writes until the cutover, which waits for you")
         self.move_warm()
         say("what an outsider saw, what is left at the sites, and the audit log")
@@ -327,7 +335,11 @@ class Demo:
             {"instance": INSTANCE, "to": OPENSTACK, "why": status["problem"]["message"]}
         )
 
-    def move_with_a_killed_worker(self) -> None:
+    def move_through_hard_times(self) -> None:
+        """The worker is killed once in each phase, and the source is cut off in the copy."""
+        seed = random.SystemRandom().randrange(1 << 32)
+        chance = random.Random(seed)  # noqa: S311  # a demonstration's, not a secret
+        sys.stdout.write(f"the moments are drawn from seed {seed}\n")
         self.system.sites({"site": PROXMOX, "bandwidth": _SLOW})
         home, began = self._home(), monotonic()
         self.system.fedctl(
@@ -335,16 +347,32 @@ class Demo:
             "--no-wait",
         )  # fmt: skip
         name = self.system.ask("moves", "show", INSTANCE)["status"]["operation"]
-        copied = self._await_copying(name)
-        pid = self.system.kill_worker()
-        self.system.sites({"site": PROXMOX, "bandwidth": None})
-        sys.stdout.write(f"killed worker {pid} after {copied / MIB:.0f} MiB were copied\n")
-        self.report["faults"].append(
-            {"what": "worker killed", "step": "copy 0", "bytes_copied": copied}
-        )
+        hit: set[str] = {"", "queued"}
+        while not (status := self.system.operation(name)["status"]).get("outcome"):
+            must(monotonic() - began < _LONGEST, f"the move hangs in {status['phase']}")
+            if (phase := status["phase"]) not in hit:
+                hit.add(phase)
+                _pause(chance.uniform(0, _WITHIN))
+                self._kill_in(phase)
+                if phase == "copying":
+                    self._cut_off()
+            _pause(0.05)
+        must("copying" in hit, "no copy was seen running")
         self.system.fedctl("operation", "watch", f"shop/{name}")
         move = self.system.ask("moves", "show", INSTANCE)
         self._moved(home, OPENSTACK, move, monotonic() - began)
+
+    def _kill_in(self, phase: str) -> None:
+        pid = self.system.kill_worker()
+        sys.stdout.write(f"killed worker {pid} in phase {phase}\n")
+        self.report["faults"].append({"what": "worker killed", "phase": phase})
+
+    def _cut_off(self) -> None:
+        self.system.sites({"site": PROXMOX, "down": True})
+        sys.stdout.write(f"cut off {PROXMOX} for {_AWAY:g} s\n")
+        _pause(_AWAY)
+        self.system.sites({"site": PROXMOX, "down": False, "bandwidth": None})
+        self.report["faults"].append({"what": "site cut off", "seconds": _AWAY})
 
     def move_warm(self) -> None:
         home, began = self._home(), monotonic()
@@ -371,15 +399,6 @@ class Demo:
                 return waits
             _pause(0.1)
         raise Failed("the move never came to its cutover")
-
-    def _await_copying(self, name: str) -> int:
-        until = monotonic() + 60
-        while monotonic() < until:
-            for part in self.system.operation(name)["status"]["progress"]:
-                if part["what"] == "copy 0" and 0 < part["done"] < part["total"]:
-                    return int(part["done"])
-            _pause(0.05)
-        raise Failed("the copy was not seen running")
 
     def witnessed(self) -> None:
         seen = self.system.observed()
