@@ -11,7 +11,8 @@ class Settings(BaseSettings):
 
     Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
     `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
-    key agent's unix socket. Times are seconds.
+    key agent's unix socket. Times are seconds. A worker moves the bytes of
+    `copies_per_worker` disks at a time, and of as many more in cutovers.
     """
 
     model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")
@@ -32,5 +33,6 @@ class Settings(BaseSettings):
     public_url: str = "http://127.0.0.1:8443"
     regions: tuple[str, ...] = ("eu-fr",)
     provider_timeout: float = 20.0
+    copies_per_worker: int = 16
     log_level: str = "info"
     list_token_key: SecretStr | None = None

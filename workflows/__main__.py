@@ -113,7 +113,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     stopped = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
         await wait_until_unsealed(parts.agent)
-        async with build_worker(client, made):
+        async with build_worker(client, made, copies=settings.copies_per_worker):
             _log.info("working")
             pause = asyncio.Event()
             telling = asyncio.gather(starter.run(pause), keeper.run(pause))

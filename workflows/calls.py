@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,10 +10,24 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, RetryState
 from temporalio.workflow import ActivityCancellationType
 
-from workflows.options import ASK, CALL, CLEAN, COPY, FORWARD, RECORD, UNDO, WAIT
+from workflows.options import (
+    ASK,
+    CALL,
+    CLEAN,
+    COPIES,
+    COPY,
+    CUTOVER,
+    FORWARD,
+    RECORD,
+    UNDO,
+    WAIT,
+)
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+# Of the story that runs: each has a context of its own.
+_copies: ContextVar[str] = ContextVar("copies", default=COPIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +74,13 @@ def forward(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
 
 async def copy(method: Callable[[Any, A], R], order: A) -> R:
     """Move bytes: heartbeats, stops when told to, resumes."""
-    return await _heeded(workflow.execute_activity_method(method, order, **COPY))
+    queue = workflow.info().task_queue + _copies.get()
+    return await _heeded(workflow.execute_activity_method(method, order, task_queue=queue, **COPY))
+
+
+def hurry() -> None:
+    """From here on this story's copies wait for no copy of a source that still runs."""
+    _copies.set(CUTOVER)
 
 
 async def remove(method: Callable[[Any, A], R], order: A) -> R:

@@ -22,7 +22,18 @@ from workflows.activities.records import Phase, RecordActivities, Retain, Switch
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import TransferActivities
-from workflows.calls import OperationOrder, ask, call, clean, forward, record, remove, undo, wait
+from workflows.calls import (
+    OperationOrder,
+    ask,
+    call,
+    clean,
+    forward,
+    hurry,
+    record,
+    remove,
+    undo,
+    wait,
+)
 from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
 from workflows.source import Source
@@ -107,6 +118,7 @@ class _Run:
     async def up_to_the_switch(self) -> None:
         if self.plan.passes.warm:
             await self._copy_while_it_runs()
+            hurry()
         await self._phase("cutover")
         base = self.before_last = self.source.point
         if self.plan.passes.paused:

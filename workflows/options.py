@@ -7,6 +7,8 @@ from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
 QUEUE = "control"
+COPIES, CUTOVER = ".copies", ".cutover"
+"""Behind a story's own queue: where its steps go that move bytes, before and in its cutover."""
 
 
 # A worker that was not heard of for so long is dead, and its step is another's to try.

@@ -1,7 +1,14 @@
-"""Builds the worker; production, tests and replay all use it."""
+"""Builds the workers of a process; production, tests and replay all use it.
 
-from collections.abc import Sequence
+Steps that move bytes have queues and threads of their own, so that no number of copies keeps a
+switch, a fence or a heartbeat waiting; and the last copies of a cutover have theirs, so that no
+running source's copy keeps a stopped one down.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -27,7 +34,7 @@ from workflows.heartbeats import BeatsForSteps
 from workflows.images import DeleteImage, ImportImage
 from workflows.mend_operation import MendOperation
 from workflows.move_instance import MoveInstance, PlanMove
-from workflows.options import QUEUE
+from workflows.options import COPIES, CUTOVER, QUEUE
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
 from workflows.sites import SweepSites, VerifySite
@@ -89,25 +96,56 @@ class Hands:
         ]
 
 
-def build_worker(
+@asynccontextmanager
+async def build_worker(
     client: Client,
     hands: Hands,
     *,
     queue: str = QUEUE,
-    threads: int = 24,
+    threads: int = 64,
+    copies: int = 16,
     interceptors: Sequence[Interceptor] = (),
+) -> AsyncIterator[None]:
+    """Works while the block runs; at its end running activities get 10 s to stop.
+
+    `threads` steps at a time that are no copies, `copies` from running sources and as many of
+    cutovers.
+    """
+    beating = [*interceptors, BeatsForSteps()]
+    workers = [
+        # It takes copies, too: those that were asked for before they had a queue of their own.
+        _worker(client, hands, queue, threads=threads, stories=WORKFLOWS, interceptors=beating),
+        _worker(client, hands, queue + COPIES, threads=copies, interceptors=beating),
+        _worker(client, hands, queue + CUTOVER, threads=copies, interceptors=beating),
+    ]
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
+
+
+def _worker(
+    client: Client,
+    hands: Hands,
+    queue: str,
+    *,
+    threads: int,
+    interceptors: Sequence[Interceptor],
+    stories: Sequence[type] = (),
 ) -> Worker:
-    """A worker for stories and activities; at its end running activities get 10 s to stop."""
     return Worker(
         client,
         task_queue=queue,
-        workflows=list(WORKFLOWS),
+        workflows=stories,
         activities=hands.activities(),
-        activity_executor=ThreadPoolExecutor(threads, thread_name_prefix="activity"),
+        activity_executor=ThreadPoolExecutor(threads, thread_name_prefix=queue),
         max_concurrent_activities=threads,
         workflow_runner=RUNNER,
         workflow_failure_exception_types=list(FAILURES),
-        interceptors=[*interceptors, BeatsForSteps()],
+        interceptors=interceptors,
         # A story that a dead worker had in hand is offered to another after so long.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
         graceful_shutdown_timeout=timedelta(seconds=10),
