@@ -32,6 +32,7 @@ from workflows.codec import (
 )
 from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
+from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.worker import Hands, build_worker
 
@@ -109,6 +110,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     client = await _connected(settings, parts)
     made = hands(settings, parts)
     starter = Starter(parts.store, client, SystemClock().now)
+    settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
     stopped = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
@@ -116,7 +118,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
         async with build_worker(client, made, copies=settings.copies_per_worker):
             _log.info("working")
             pause = asyncio.Event()
-            telling = asyncio.gather(starter.run(pause), keeper.run(pause))
+            telling = asyncio.gather(starter.run(pause), keeper.run(pause), settler.run(pause))
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed}, return_when=asyncio.FIRST_COMPLETED)
             sealed.cancel()
