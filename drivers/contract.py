@@ -23,6 +23,7 @@ facets (the contract suite has a test for each; callers may rely on nothing else
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from controlplane.domain.answer import Answer
@@ -281,10 +282,18 @@ class Pausing(Driver):
     """A running instance can be held still, with all that its process knows of its disks."""
 
     @abstractmethod
-    def pause(self, owner: OwnerTag) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> None:
         """Nothing of the instance runs or writes once this returned; paused already is fine.
 
-        It counts as powered on. Conflict while it is off.
+        It counts as powered on. After `within` the site itself lets it go on, whatever became of
+        us, unless it was resumed, kept or cut before. Conflict while it is off.
+        """
+
+    @abstractmethod
+    def keep_paused(self, owner: OwnerTag) -> None:
+        """Nothing lets it go on any more but `resume`.
+
+        Conflict when it went on since it was paused: by its time limit, or by somebody's hand.
         """
 
     @abstractmethod

@@ -14,9 +14,9 @@ from controlplane.domain.disk import DiskSource, Mark
 from controlplane.domain.ids import ArtefactId, derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.plan import DiskPlan, MovePlan
-from controlplane.planning.passes import PassDone
+from controlplane.planning.passes import PassDone, rest
 from workflows.activities.lookups import LookupActivities
-from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Remove, SetPower
+from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, Remove, SetPower
 from workflows.activities.records import RecordActivities, Retain
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
@@ -24,6 +24,8 @@ from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
 from workflows.calls import call, clean, copy, record, remove, undo, wait
 from workflows.saga import Saga, Undo
+
+_STILL_AT_LEAST, _MARGIN = timedelta(minutes=1), 5
 
 
 class Source:
@@ -53,17 +55,26 @@ class Source:
     # Power
 
     async def pause(self) -> None:
-        """Held still while the last of its changes is read; unwinding lets it go on."""
+        """Held still while the last of its changes is read; unwinding lets it go on.
+
+        So does its site, after several times of what that should take: nobody may be left to do it.
+        """
         self.down_since = workflow.now()
         self._paused = True
         await self._saga.step(
-            call(SnapshotActivities.pause, self.at("pause source")),
+            call(SnapshotActivities.pause, Pause(at=self.at("pause source"), within=self._still())),
             undo=lambda: undo(SnapshotActivities.resume, self.at("undo: resume source")),
         )
 
+    def _still(self) -> timedelta:
+        needed = rest(self.plan.passes, self.size, self.passes()) or timedelta()
+        return max(_STILL_AT_LEAST, _MARGIN * needed)
+
     async def stop(self) -> None:
         """Off and fenced; unwinding starts it again, where it ran."""
-        if not self._paused:
+        if self._paused:
+            await call(SnapshotActivities.keep_paused, self.at("source stayed paused"))
+        else:
             self.down_since = workflow.now()
         off = SetPower(
             at=self.at("stop source"),

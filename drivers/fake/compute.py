@@ -1,7 +1,7 @@
 """Instances at a fake site: making, powering, fencing and hearing them."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from uuid import uuid4
 
@@ -133,12 +133,19 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
         with self._call("agent_answers", owner) as site:
             return bool(_console(site, self._look(site, owner)))
 
-    def pause(self, owner: OwnerTag) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> None:
+        del within  # its sites die with us
         with self._call("pause", owner) as site:
             it = self._mine(site, owner)
             if it.power is Power.OFF:
                 raise Conflict(f"{it.ref} at {site.name} is off: start it before pausing it")
             it.paused = True
+
+    def keep_paused(self, owner: OwnerTag) -> None:
+        with self._call("keep_paused", owner) as site:
+            it = self._mine(site, owner)
+            if it.power is Power.OFF or not it.paused:
+                raise Conflict(f"{it.ref} at {site.name} went on since it was paused")
 
     def resume(self, owner: OwnerTag) -> None:
         with self._call("resume", owner) as site:

@@ -7,6 +7,7 @@ VM's process is.
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from controlplane.domain.disk import DiskSource, ExportSeen, ExportStage, Mark
@@ -77,6 +78,11 @@ def socket_of(vmid: int) -> str:
     return f"/run/fedctl/live-{vmid}.sock"
 
 
+def _timer(vm: Vm) -> str:
+    """The unit that lets a paused VM go on when nobody else does."""
+    return f"fedctl-resume-{vm.vmid}"
+
+
 def marked(mark: Mark) -> ArtefactId | None:
     """The point that a mark of ours names."""
     match = re.fullmatch(r"\d+/fedctl([0-9a-f]{32})", mark.text)
@@ -86,19 +92,36 @@ def marked(mark: Mark) -> ArtefactId | None:
 class ProxmoxPoints(ProxmoxBase, Pausing):
     # -- standing still ------------------------------------------------------------------------
 
-    def pause(self, owner: OwnerTag) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> None:
         vm = self._mine(owner)
         if self._status(vm)["status"] != "running":
             raise Conflict(f"VM {vm.vmid} at {self.site} is off: start it before pausing it")
         vm = self._stamped(vm, owner)
+        # First: should we die now, the guest was not stopped or goes on by itself.
+        seconds = max(round(within.total_seconds()), 1)
+        self._shell.run_later(_timer(vm), seconds, "qm", "resume", str(vm.vmid))
         with self._qmp(vm) as qmp:
             qmp.stop()
+
+    def keep_paused(self, owner: OwnerTag) -> None:
+        vm = self._stamped(self._mine(owner), owner)
+        self._shell.run_no_more(_timer(vm))
+        went_on = self._status(vm)["status"] != "running"
+        if not went_on:
+            with self._qmp(vm) as qmp:
+                went_on = not qmp.stands_still()
+        if went_on:
+            raise Conflict(
+                f"VM {vm.vmid} at {self.site} went on since it was paused (its time limit passed,"
+                " or somebody resumed it): what was read of it is not its last state, copy it again"
+            )
 
     def resume(self, owner: OwnerTag) -> None:
         vm = self._stamped(self._mine(owner), owner)
         if self._status(vm)["status"] == "running":
             with self._qmp(vm) as qmp:
                 qmp.go_on()
+        self._shell.run_no_more(_timer(vm))
 
     # -- points --------------------------------------------------------------------------------
 

@@ -191,6 +191,9 @@ class Qmp:
     def stop(self) -> None:
         self._execute("stop")
 
+    def stands_still(self) -> bool:
+        return not self._execute("query-status")["running"]
+
     def go_on(self) -> None:
         self._execute("cont")
 

@@ -24,6 +24,7 @@ from drivers.disks.ssh import Forward, Ssh, SshAccess
 from drivers.proxmox.qmp import Qmp
 
 _RUN = "/run/fedctl"
+_NOT_LOADED = 5
 _ZVOL = "/dev/zvol/"
 SCRAPS = "/var/tmp/fedctl"  # noqa: S108  # root's own folder on the node
 
@@ -95,6 +96,19 @@ class NodeShell:
 
     def unlock(self, vmid: int) -> None:
         self.run("qm", "unlock", str(vmid))
+
+    # -- what the node does by itself ----------------------------------------------------------
+
+    def run_later(self, unit: str, seconds: int, *words: str) -> None:
+        """The node runs the command after so long, once, unless told otherwise; one a unit."""
+        self.run_no_more(unit)
+        after = [f"--on-active={seconds}", "--timer-property=AccuracySec=1s"]
+        self.run("systemd-run", f"--unit={unit}", *after, "--collect", *words)
+
+    def run_no_more(self, unit: str) -> None:
+        done = self._opened().run(shlex.join(["systemctl", "stop", f"{unit}.timer"]))
+        if done.status not in {0, _NOT_LOADED}:
+            raise _failed(f"site {self._site}: systemctl stop", done.err.strip())
 
     # -- disks ---------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a driver must do with instances: make, power, isolate, fence and hear them."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
 import pytest
@@ -327,14 +327,27 @@ class GuestAgentContract(Ground):
         world.until(lambda: not world.driver.agent_answers(owner), "the agent is silent")
 
 
+LONG = timedelta(minutes=5)
+
+
 class PausingContract(Ground):
     facet = Capability.PAUSING
+
+    def test_what_stayed_paused_is_kept_so_and_what_went_on_is_told(self, world: World):
+        owner = world.loaded()
+        world.power(owner, Power.ON)
+        world.driver.pause(owner, LONG)
+        for _ in range(2):
+            world.driver.keep_paused(owner)
+        world.driver.resume(owner)
+        with pytest.raises(Conflict, match="went on"):
+            world.driver.keep_paused(owner)
 
     def test_a_paused_instance_counts_as_on_and_goes_on_when_resumed(self, world: World):
         owner = world.loaded()
         world.power(owner, Power.ON)
         for _ in range(2):
-            world.driver.pause(owner)
+            world.driver.pause(owner, LONG)
             assert world.seen(owner).power is Power.ON
         for _ in range(2):
             world.driver.resume(owner)
@@ -343,7 +356,7 @@ class PausingContract(Ground):
     def test_a_paused_instance_can_be_cut(self, world: World):
         owner = world.loaded()
         world.power(owner, Power.ON)
-        world.driver.pause(owner)
+        world.driver.pause(owner, LONG)
         world.do(lambda: world.driver.set_power(owner, Power.OFF, Manner.HARD))
         world.until(lambda: world.seen(owner).power is Power.OFF, "it is off")
         world.driver.resume(owner)
@@ -352,12 +365,12 @@ class PausingContract(Ground):
     def test_what_is_off_cannot_be_paused(self, world: World):
         owner = world.instance()
         with pytest.raises(Conflict):
-            world.driver.pause(owner)
+            world.driver.pause(owner, LONG)
 
     def test_epochs_guard_a_pause(self, world: World):
         owner = world.loaded()
         world.power(owner, Power.ON)
-        world.driver.pause(replace(owner, epoch=owner.epoch + 1))
+        world.driver.pause(replace(owner, epoch=owner.epoch + 1), LONG)
         refused_as_superseded(lambda: world.driver.resume(owner))
         world.driver.resume(replace(owner, epoch=owner.epoch + 1))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_changes_laid_over_one_point_make_the_next(sim, driver, vm):
 def test_a_paused_guest_writes_nothing_and_its_last_changes_are_told(sim, driver, vm):
     first, mark = taken(driver, vm)
     written(sim, driver, vm, 3)
-    driver.pause(vm)
+    driver.pause(vm, timedelta(minutes=5))
     last, _ = taken(driver, vm)
     with shown(driver, vm, last, mark) as (_, reader):
         assert {ExtentKind.UNCHANGED, ExtentKind.DATA} <= {e.kind for e in reader.extents()}
@@ -201,3 +202,27 @@ def test_the_tag_of_a_point_is_of_one_vm(sim, driver, vm):
     other = made(driver, InstanceSpec(name="web-2", size=SIZE, disks=(DiskPlace(size=4 * MIB),)))
     with pytest.raises(Conflict):
         driver.create_snapshot(point, seen(driver, other).ref)
+
+
+def test_a_paused_guest_goes_on_by_itself_when_nobody_is_left_to_resume_it(sim, driver, vm):
+    """A second passes: the node's timers count whole ones."""
+    driver.pause(vm, timedelta(seconds=1))
+    driver.close()
+    written(sim, ProxmoxDriver(access_to(sim)), vm, 3)
+
+
+def test_a_guest_that_went_on_by_itself_is_told_before_it_is_cut(sim, driver, vm):
+    """A second passes: the node's timers count whole ones."""
+    driver.pause(vm, timedelta(seconds=1))
+    written(sim, driver, vm, 1)
+    with pytest.raises(Conflict, match="went on"):
+        driver.keep_paused(vm)
+
+
+def test_what_is_kept_paused_stays_so_after_its_time(sim, driver, vm):
+    driver.pause(vm, timedelta(seconds=1))
+    driver.keep_paused(vm)
+    assert not sim.timers()
+    driver.pause(vm, timedelta(minutes=5))
+    driver.resume(vm)
+    assert not sim.timers()

@@ -73,6 +73,7 @@ PAUSED: Steps = [
     ("copy_disk", 3),
     ("commit_point", 3),
     ("release_export", 5),
+    ("keep_paused", 1),
     ("set_power", 1),
     ("wait_power", 1),
     ("fence", 1),
@@ -232,7 +233,11 @@ async def test_a_byte_that_changes_on_its_way_to_the_target_fails_the_move(
 
 # Paused for the last pass
 
-HELD = [s for s in PAUSED if s[0] in {"pause", "wait_snapshot", "copy_disk", "set_power", "fence"}]
+HELD = [
+    s
+    for s in PAUSED
+    if s[0] in {"pause", "wait_snapshot", "copy_disk", "keep_paused", "set_power", "fence"}
+]
 
 
 async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
@@ -272,6 +277,28 @@ async def test_a_cancel_lets_a_paused_source_go_on(
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     assert_no_snapshot(world)
+    world.close()
+
+
+async def test_a_source_that_went_on_behind_our_back_keeps_its_home_and_every_write(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path, changes="while-alive")
+    guest = Guest(world)
+
+    def resumed() -> None:
+        copy = world.placement().copy
+        assert copy is not None
+        world.home.instances[copy].paused = False
+        guest.write()
+
+    op = await run(
+        client, world, world.ask_move(**WARM), [FaultAt("commit_point", 3, None, then=resumed)]
+    )
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert "went on since it was paused" in op.problem.message
+    assert_home_as_before(world)
     world.close()
 
 

@@ -100,3 +100,11 @@ class CloseImport:
     at: At
     volume: str
     writer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Hold the instance `at` still; after `within` its site lets it go on by itself."""
+
+    at: At
+    within: timedelta

@@ -6,7 +6,7 @@ from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import SnapshotSeen
 from drivers.contract import DiskImport, Pausing, Snapshots, require
 from workflows.activities.atsite import SiteSteps, made
-from workflows.activities.orders import At, CloseImport, MakeSnapshot
+from workflows.activities.orders import At, CloseImport, MakeSnapshot, Pause
 from workflows.failures import NotYet
 
 
@@ -22,10 +22,17 @@ class SnapshotActivities(SiteSteps):
             require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
 
     @activity.defn(no_thread_cancel_exception=True)
-    def pause(self, at: At) -> None:
-        """Nothing of the instance writes any more."""
+    def pause(self, order: Pause) -> None:
+        """Nothing of the instance writes any more, for so long at most."""
+        at = order.at
         with self._effect(at) as driver:
-            require(driver, Pausing).pause(at.work.tag(at.artefact))
+            require(driver, Pausing).pause(at.work.tag(at.artefact), order.within)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def keep_paused(self, at: At) -> None:
+        """Conflict when it went on meanwhile: what was copied is not its last state."""
+        with self._effect(at) as driver:
+            require(driver, Pausing).keep_paused(at.work.tag(at.artefact))
 
     @activity.defn(no_thread_cancel_exception=True)
     def resume(self, at: At) -> None:

@@ -79,6 +79,8 @@ FACTS = (
     Fact("busy-dataset", _A, "a volume that qemu-nbd serves is not removed"),
     Fact("nbd-die-with-node", _A, "exports end when the node stops"),
     Fact("qmp-socket", _O, "root reaches a running VM's monitor at /run/qemu-server/N.qmp"),
+    Fact("transient-timer", _A, "systemd-run --on-active runs one command later; stop ends it"),
+    Fact("qm-resume", _A, "qm resume lets a paused VM go on, unless its configuration is locked"),
     Fact("bitmap-round", _O, "one transaction freezes a bitmap and begins the next"),
     Fact("bitmap-enabled", _O, "an enabled bitmap refuses a read-only export"),
     Fact("bitmap-lost", _O, "bitmaps are gone when the VM's process is"),

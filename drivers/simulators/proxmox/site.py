@@ -169,6 +169,10 @@ class ProxmoxSim:
         with self.node.locked(vmid):
             yield
 
+    def timers(self) -> list[str]:
+        """The units that wait for their time."""
+        return [] if self._ssh is None else self._ssh.timers()
+
     def guest_console(self, vmid: int) -> str:
         """What the guest printed; the real thing has no API for that."""
         return self.node.guests.console(str(vmid))

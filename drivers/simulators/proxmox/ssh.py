@@ -44,6 +44,7 @@ class SshServer:
         self._exports: dict[str, Export] = {}
         self._pid = 50_000
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._timers: dict[str, threading.Timer] = {}
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._listener: asyncssh.SSHAcceptor | None = None
@@ -65,7 +66,9 @@ class SshServer:
             self._run(self._cut())
 
     def close(self) -> None:
-        """End everything, exports too."""
+        """End everything, exports and timers too."""
+        for timer in self._timers.values():
+            timer.cancel()
         if self._thread is None:
             return
         self._run(self._ended())
@@ -73,6 +76,9 @@ class SshServer:
         self._thread.join()
         self._loop.close()
         self._thread = None
+
+    def timers(self) -> list[str]:
+        return list(self._timers)
 
     def exports(self) -> list[Export]:
         return list(self._exports.values())
@@ -250,10 +256,37 @@ class SshServer:
             "touch": self._touch,
             "zfs": self._zfs,
             "rm": self._rm,
+            "systemd-run": self._later,
+            "systemctl": self._stop_unit,
         }
         if name not in commands:
             raise Failed(127, f"bash: line 1: {name}: command not found")
         return await asyncio.to_thread(commands[name], rest)
+
+    def _later(self, words: list[str]) -> str:
+        options = dict(w.removeprefix("--").partition("=")[::2] for w in words if w[:2] == "--")
+        unit, command = options["unit"], [w for w in words if w[:2] != "--"]
+        if unit in self._timers:
+            raise Failed(1, f"Failed to start transient timer unit: Unit {unit}.timer was already"
+                            " loaded or has a fragment file.")  # fmt: skip
+
+        def elapsed() -> None:
+            self._timers.pop(unit, None)
+            with suppress(Failed, Refused, Fails):
+                self._qm(command[1:])
+
+        timer = threading.Timer(float(options["on-active"]), elapsed)
+        timer.daemon = True
+        self._timers[unit] = timer
+        timer.start()
+        return f"Running timer as unit: {unit}.timer\n"
+
+    def _stop_unit(self, words: list[str]) -> str:
+        timer = self._timers.pop(words[-1].removesuffix(".timer"), None)
+        if words[:1] != ["stop"] or timer is None:
+            raise Failed(5, f"Failed to stop {words[-1]}: Unit {words[-1]} not loaded.")
+        timer.cancel()
+        return ""
 
     def _pvesm(self, words: list[str]) -> str:
         storages = self.node.storages
@@ -281,6 +314,14 @@ class SshServer:
             with self.node.locked(vm.vmid):
                 vm.config.pop("lock", None)
             self.node.changed(vm.vmid)
+            return ""
+        if words[:1] == ["resume"] and len(words) == 2:
+            vm = self.node.vm(int(words[1]))
+            with self.node.locked(vm.vmid):
+                unlocked(vm)
+                if vm.running and vm.suspended:
+                    vm.suspended = False
+                    self.node.unpause(vm)
             return ""
         if words[:1] == ["set"] and len(words) >= 4:
             return self._set(int(words[1]), _options(words[2:]))
