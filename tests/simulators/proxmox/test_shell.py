@@ -157,12 +157,12 @@ def test_a_killed_export_fails_its_readers_and_a_served_volume_is_not_destroyed(
     api.vm()
     serve(shell, "--read-only")
     connection, forward = connected(shell)
-    assert connection.read(0, 512) == bytes(512)
+    assert connection.read_each([(0, 512)])[0] == bytes(512)
     assert "busy" in api.done(api.node.qemu(100).delete())
     pid = shell.run("pgrep -a -x qemu-nbd").out.split()[0]
     assert shell.run(f"kill {pid}").status == 0
     with pytest.raises(Unavailable):
-        connection.read(0, 512)
+        connection.read_each([(0, 512)])[0]
     connection.close()
     forward.close()
     assert api.done(api.node.qemu(100).delete()) == "OK"
@@ -176,7 +176,7 @@ def test_a_snapshots_state_is_read_beside_the_changed_disk(sim, api, shell):
     assert shell.run("zfs set snapdev=visible rpool/data/vm-100-disk-0").status == 0
     serve(shell, "--read-only", path=f"{ZVOL}@first")
     connection, forward = connected(shell)
-    assert connection.read(0, 4) == b"then"
+    assert connection.read_each([(0, 4)])[0] == b"then"
     connection.close()
     forward.close()
 
@@ -187,10 +187,11 @@ def test_a_bit_can_be_flipped_on_its_way_out_and_in(sim, api, shell):
     connection, forward = connected(shell)
     sim.faults.corrupt(Direction.IN, offset=10)
     connection.write(0, bytes(512))
+    connection.flush()
     assert bytes_of(sim, VOLID)[:12] == bytes(10) + b"\1\0"
     sim.faults.corrupt(Direction.OUT, offset=11)
-    assert connection.read(0, 12) == bytes(10) + b"\1\1"
-    assert connection.read(0, 12) == bytes(10) + b"\1\0"
+    assert connection.read_each([(0, 12)])[0] == bytes(10) + b"\1\1"
+    assert connection.read_each([(0, 12)])[0] == bytes(10) + b"\1\0"
     connection.close()
     forward.close()
 
