@@ -1,4 +1,4 @@
-"""What happens by itself: retained copies expire, sites are swept, the vault is tidied."""
+"""What happens by itself: retained copies expire, sites are swept, vault and events are tidied."""
 
 import asyncio
 import logging
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
 HOLDING = timedelta(hours=1)
+EVENTS_KEPT = 200_000  # so far back may a listener go on where it was
 _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
 
 
@@ -86,6 +87,7 @@ class Housekeeping:
         now = self._clock()
         with self._store.begin() as tx:
             finalize_expired(tx, now)
+            tx.events.prune(EVENTS_KEPT)
             if now - self._swept >= self._sweep_every:
                 sweep_all(tx, now)
                 self._swept = now

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from api.cli.commands import access, audit, images, instances, moves, operations, sites, workspaces
 from api.cli.commands.dev import dev
+from api.cli.commands.events import events
 from api.cli.failure import Stopped, named
 from api.cli.session import Globals, command, examples
 from api.schemas.version import fedctl_version
@@ -129,6 +130,13 @@ command(
 )(moves.move)
 app.add_typer(moves.app, name="moves", help="Moves that were made or planned.")
 app.add_typer(operations.app, name="operation", help="Durable pieces of work.")
+command(
+    app,
+    "events",
+    "fedctl events",
+    "fedctl events -w shop -o jsonl --limit 1",
+    text="Follows what changes, as far as you may see it; goes on by itself after a break.",
+)(events)
 app.add_typer(audit.app, name="audit", help="The audit log.")
 command(
     app,

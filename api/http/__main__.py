@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from api.http.app import create_app
+from api.http.feed import Server
 from api.http.settings import HttpSettings
 from controlplane.services.assembly import assemble, services
 from controlplane.settings import Settings
@@ -37,14 +38,16 @@ def main() -> None:
     if key is not None:
         chosen = HttpSettings(page_key=hashlib.sha256(key.get_secret_value().encode()).digest())
     try:
-        uvicorn.run(
-            create_app(services(settings, parts), chosen),
+        app = create_app(services(settings, parts), chosen)
+        config = uvicorn.Config(
+            app,
             host=settings.api_host,
             port=settings.api_port,
             log_config=None,
             access_log=False,
             server_header=False,
         )
+        Server(config, app.state.feed).run()
     finally:
         parts.close()
 

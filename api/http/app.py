@@ -3,9 +3,10 @@
 from fastapi import FastAPI
 
 from api.http import documents, errors
+from api.http.feed import Feed
 from api.http.outermost import Outermost
 from api.http.paging import Pages
-from api.http.routes import federation, identity, kinds, uploads, wellknown
+from api.http.routes import events, federation, identity, kinds, uploads, wellknown
 from api.http.settings import HttpSettings
 from api.schemas.version import fedctl_version
 from controlplane.services import Services
@@ -22,6 +23,8 @@ def create_app(services: Services, settings: HttpSettings | None = None) -> Fast
     app.include_router(wellknown.router(services))
     app.include_router(identity.router(services, version=version))
     app.include_router(federation.router(services))
+    app.state.feed = Feed(services.changes)
+    app.include_router(events.router(services, app.state.feed))
     app.include_router(uploads.router(services))
     app.include_router(kinds.router(services, pages))
     errors.install(app, chosen)

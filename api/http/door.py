@@ -20,11 +20,16 @@ _NOT_ACCEPTABLE = 406
 _WRONG_TYPE = 415
 
 
-def entered(services: Services, request: Request) -> Caller:
+def identified(services: Services, request: Request) -> Caller:
     """Who asks; Denied where no good token came."""
     header = request.headers.get("Authorization", "")
     token = header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else None
-    caller = services.access.enter(token, request_id(request))
+    return services.access.enter(token, request_id(request))
+
+
+def entered(services: Services, request: Request) -> Caller:
+    """Who asks, and takes JSON."""
+    caller = identified(services, request)
     if not acceptable(request.headers.get("Accept", "")):
         raise HTTPException(_NOT_ACCEPTABLE, "answers are application/json: accept that")
     return caller

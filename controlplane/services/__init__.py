@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from controlplane.domain.resource import Kind
 from controlplane.identity.passwords import Passwords
 from controlplane.services.access import Access
+from controlplane.services.changes import Changes
 from controlplane.services.identity import Identity
 from controlplane.services.images import Images
 from controlplane.services.instances import Instances
@@ -47,6 +48,7 @@ class Services:
         self.regions = Regions(store=store, settings=settings)
         self.uploads = Uploads(store=store, clock=clock, settings=settings)
         self.operations = Operations(store=store, clock=clock)
+        self.changes = Changes(store=store, access=self.access, settings=settings)
         self.trail = Trail(store=store, clock=clock, signer=signer)
         self.cases: Mapping[Kind, Cases] = {
             Kind.REGION: self.regions,

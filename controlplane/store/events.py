@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from controlplane.store.rows import Base
@@ -69,6 +69,10 @@ class Events:
     def last(self) -> int:
         """The number of the newest event; 0 before the first."""
         return self._session.scalars(select(_SequencerRow.last)).one()
+
+    def prune(self, keep: int) -> None:
+        """Forgets all but the newest `keep`; whoever stood before them must read anew."""
+        self._session.execute(delete(_EventRow).where(_EventRow.seq <= self.last() - keep))
 
     def begin(self) -> None:
         """Sets the sequence to its start, unless it has begun."""
