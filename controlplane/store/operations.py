@@ -53,7 +53,7 @@ class Changes(TypedDict, total=False):
     deadline: datetime | None
 
 
-class _OperationRow(Base):
+class OperationRow(Base):
     """`number` is that of the event of its birth: the order of operations."""
 
     __tablename__ = "operations"
@@ -91,7 +91,7 @@ class _OperationRow(Base):
     deadline: Mapped[datetime | None]
 
 
-class _StepRow(Base):
+class StepRow(Base):
     __tablename__ = "steps"
 
     operation: Mapped[UUID] = mapped_column(primary_key=True)
@@ -106,7 +106,7 @@ class _StepRow(Base):
     message: Mapped[str]
 
 
-class _ProgressRow(Base):
+class ProgressRow(Base):
     __tablename__ = "progress"
 
     operation: Mapped[UUID] = mapped_column(primary_key=True)
@@ -135,11 +135,11 @@ class Operations:
         """The first free name of the pattern `move-web-1-<n>` in the workspace."""
         base = f"{kind}-{subject_name.rpartition('/')[2]}"[: NAME_MAX - _COUNTED].rstrip("-.")
         taken = self._session.scalars(
-            select(_OperationRow.name).where(
-                _OperationRow.tenant == (tenant or ""),
-                _OperationRow.workspace == (workspace or ""),
-                _OperationRow.name > f"{base}-",
-                _OperationRow.name < f"{base}.",  # "." follows "-"
+            select(OperationRow.name).where(
+                OperationRow.tenant == (tenant or ""),
+                OperationRow.workspace == (workspace or ""),
+                OperationRow.name > f"{base}-",
+                OperationRow.name < f"{base}.",  # "." follows "-"
             )
         )
         numbers = [int(n) for name in taken if (n := name[len(base) + 1 :]).isdecimal()]
@@ -148,7 +148,7 @@ class Operations:
     def add(self, op: Operation) -> None:
         """Writes a new operation down; Conflict when its id or name is taken."""
         taken = self._named(op.tenant, op.workspace, op.name)
-        if taken is not None or self._session.get(_OperationRow, op.id) is not None:
+        if taken is not None or self._session.get(OperationRow, op.id) is not None:
             raise Conflict(f"there is an operation {op.name!r} already: choose another name")
         number = self._events.append(Kind.OPERATION, op.id).seq
         self._session.add(_to_row(op, number))
@@ -180,26 +180,26 @@ class Operations:
         `after` is the last operation of the page before: its id, or its name where tenant and
         workspace are given.
         """
-        query = select(_OperationRow)
+        query = select(OperationRow)
         if tenant is not None:
-            query = query.where(_OperationRow.tenant == tenant)
+            query = query.where(OperationRow.tenant == tenant)
         if workspace is not None:
-            query = query.where(_OperationRow.workspace == workspace)
+            query = query.where(OperationRow.workspace == workspace)
         if states is not None:
-            query = query.where(_OperationRow.state.in_([state.value for state in states]))
+            query = query.where(OperationRow.state.in_([state.value for state in states]))
         if subject is not None:
-            query = query.where(_OperationRow.subject == subject)
+            query = query.where(OperationRow.subject == subject)
         if after:
-            query = query.where(_OperationRow.number < self._place(tenant, workspace, after))
-        rows = self._session.scalars(query.order_by(_OperationRow.number.desc()).limit(limit))
+            query = query.where(OperationRow.number < self._place(tenant, workspace, after))
+        rows = self._session.scalars(query.order_by(OperationRow.number.desc()).limit(limit))
         return [_to_noun(row) for row in rows]
 
     def open_for(self, subject: ResourceId) -> Operation | None:
         """The newest operation on the subject that has not ended."""
         row = self._session.scalars(
-            select(_OperationRow)
-            .where(_OperationRow.subject == subject, _OperationRow.ended == false())
-            .order_by(_OperationRow.number.desc())
+            select(OperationRow)
+            .where(OperationRow.subject == subject, OperationRow.ended == false())
+            .order_by(OperationRow.number.desc())
             .limit(1)
         ).one_or_none()
         return None if row is None else _to_noun(row)
@@ -230,9 +230,9 @@ class Operations:
     def begin_step(self, id: OperationId, name: str, now: datetime) -> Step:
         """The step runs; begun again it counts an attempt and keeps its start and seconds."""
         self._row(id)
-        row = self._session.get(_StepRow, (id, name))
+        row = self._session.get(StepRow, (id, name))
         if row is None:
-            row = _StepRow(
+            row = StepRow(
                 operation=id,
                 name=name,
                 position=self._events.append(Kind.OPERATION, id).seq,
@@ -257,7 +257,7 @@ class Operations:
 
         Conflict with reason `superseded` for one that is not, or whose step has ended.
         """
-        row = self._session.get(_StepRow, (id, name))
+        row = self._session.get(StepRow, (id, name))
         if row is None:
             raise NotFound(f"operation {id} has no step {name!r}: it did not begin")
         if row.attempts < attempt:
@@ -280,7 +280,7 @@ class Operations:
         message: str = "",
     ) -> Step:
         """The step ended so; seconds add to those of earlier attempts."""
-        row = self._session.get(_StepRow, (id, name))
+        row = self._session.get(StepRow, (id, name))
         if row is None:
             raise NotFound(f"operation {id} has begun no step {name!r}")
         row.state = state.value
@@ -295,15 +295,15 @@ class Operations:
     def steps(self, id: OperationId) -> tuple[Step, ...]:
         """In the order in which they first began."""
         rows = self._session.scalars(
-            select(_StepRow).where(_StepRow.operation == id).order_by(_StepRow.position)
+            select(StepRow).where(StepRow.operation == id).order_by(StepRow.position)
         )
         return tuple(_step(row) for row in rows)
 
     def set_progress(self, progress: Progress) -> None:
         """Keeps the newest word of each copy, at most one a second unless it is the last."""
-        row = self._session.get(_ProgressRow, (progress.operation, progress.what))
+        row = self._session.get(ProgressRow, (progress.operation, progress.what))
         if row is None:
-            row = _ProgressRow(operation=progress.operation, what=progress.what)
+            row = ProgressRow(operation=progress.operation, what=progress.what)
             self._session.add(row)
         elif progress.done != progress.total and progress.at - row.at < PROGRESS_APART:
             return
@@ -312,7 +312,7 @@ class Operations:
 
     def progress(self, id: OperationId) -> tuple[Progress, ...]:
         rows = self._session.scalars(
-            select(_ProgressRow).where(_ProgressRow.operation == id).order_by(_ProgressRow.what)
+            select(ProgressRow).where(ProgressRow.operation == id).order_by(ProgressRow.what)
         )
         return tuple(
             Progress(
@@ -326,20 +326,20 @@ class Operations:
             for row in rows
         )
 
-    def _row(self, id: OperationId) -> _OperationRow:
-        row = self._session.get(_OperationRow, id)
+    def _row(self, id: OperationId) -> OperationRow:
+        row = self._session.get(OperationRow, id)
         if row is None:
             raise NotFound(f"there is no operation with the id {id}")
         return row
 
     def _named(
         self, tenant: TenantName | None, workspace: WorkspaceName | None, name: str
-    ) -> _OperationRow | None:
+    ) -> OperationRow | None:
         return self._session.scalars(
-            select(_OperationRow).where(
-                _OperationRow.tenant == (tenant or ""),
-                _OperationRow.workspace == (workspace or ""),
-                _OperationRow.name == name,
+            select(OperationRow).where(
+                OperationRow.tenant == (tenant or ""),
+                OperationRow.workspace == (workspace or ""),
+                OperationRow.name == name,
             )
         ).one_or_none()
 
@@ -347,7 +347,7 @@ class Operations:
         row = self._named(tenant, workspace, after)
         if row is None:
             try:
-                row = self._session.get(_OperationRow, UUID(after))
+                row = self._session.get(OperationRow, UUID(after))
             except ValueError:
                 row = None
         if row is None:
@@ -384,8 +384,8 @@ def _to_finding(entry: dict[str, str]) -> Finding:
     )
 
 
-def _to_row(op: Operation, number: int) -> _OperationRow:
-    return _OperationRow(
+def _to_row(op: Operation, number: int) -> OperationRow:
+    return OperationRow(
         id=op.id,
         number=number,
         name=op.name,
@@ -414,7 +414,7 @@ def _to_row(op: Operation, number: int) -> _OperationRow:
     )
 
 
-def _to_noun(row: _OperationRow) -> Operation:
+def _to_noun(row: OperationRow) -> Operation:
     return Operation(
         id=OperationId(row.id),
         name=row.name,
@@ -442,7 +442,7 @@ def _to_noun(row: _OperationRow) -> Operation:
     )
 
 
-def _step(row: _StepRow) -> Step:
+def _step(row: StepRow) -> Step:
     return Step(
         operation=OperationId(row.operation),
         name=row.name,

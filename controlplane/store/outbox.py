@@ -23,7 +23,7 @@ class OutboxItem:
     what: What
 
 
-class _OutboxRow(Base):
+class OutboxRow(Base):
     __tablename__ = "outbox"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's own shape
 
@@ -40,12 +40,12 @@ class Outbox:
         self._session = session
 
     def add(self, operation: OperationId, what: What, now: datetime) -> None:
-        self._session.add(_OutboxRow(operation=operation, what=what, at=now))
+        self._session.add(OutboxRow(operation=operation, what=what, at=now))
         self._session.flush()
 
     def pending(self, limit: int = 100) -> list[OutboxItem]:
         """The oldest that are not done, in the order in which they were written."""
-        rows = self._session.scalars(select(_OutboxRow).order_by(_OutboxRow.seq).limit(limit))
+        rows = self._session.scalars(select(OutboxRow).order_by(OutboxRow.seq).limit(limit))
         return [
             OutboxItem(
                 seq=row.seq, operation=OperationId(row.operation), what=cast("What", row.what)
@@ -55,4 +55,4 @@ class Outbox:
 
     def done(self, seq: int) -> None:
         """It was told; done twice is fine."""
-        self._session.execute(delete(_OutboxRow).where(_OutboxRow.seq == seq))
+        self._session.execute(delete(OutboxRow).where(OutboxRow.seq == seq))

@@ -9,6 +9,7 @@ from controlplane.store.artefacts import Artefacts
 from controlplane.store.audit import Audit
 from controlplane.store.credentials import Credentials
 from controlplane.store.events import Events
+from controlplane.store.figures import Figures, figures
 from controlplane.store.identity import Identity
 from controlplane.store.keys import Keys
 from controlplane.store.operations import Operations
@@ -38,3 +39,8 @@ class Tx:
         self.identity = Identity(session, clock)
         self.audit = Audit(session, self.events)
         self.vault = Vault(session)
+        self._session = session
+
+    def figures(self) -> Figures:
+        """Counted over all rows."""
+        return figures(self._session, self.events)

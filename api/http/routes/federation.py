@@ -5,6 +5,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 
 from api.http.documents import answers, body
 from api.http.door import RawBody, admitted, entered, parsed
+from api.http.metrics import CONTENT_TYPE, exposition
 from api.http.routes.kinds import collection_path, operation_headers
 from api.schemas.fedctl import CredentialsIn
 from controlplane.domain.kinds import Verb, facts
@@ -39,6 +40,13 @@ class FederationEndpoints:
     def audit_key(self, request: Request) -> Response:
         admitted(self._services, request, facts(Kind.AUDIT_CHECKPOINT), Verb.LIST)
         return PlainTextResponse(self._services.trail.key() + "\n")
+
+    def metrics(self, request: Request) -> Response:
+        admitted(self._services, request, facts(Kind.AUDIT_CHECKPOINT), Verb.LIST)
+        with self._services.store.read() as tx:
+            figures = tx.figures()
+        text = exposition(figures, self._services.sites.clock.now())
+        return Response(text, media_type=CONTENT_TYPE)
 
     def extension_keys(self, request: Request) -> Response:
         entered(self._services, request)
@@ -81,6 +89,7 @@ def router(services: Services) -> APIRouter:
     for path, endpoint, text in (
         ("audit-log", endpoints.audit_log, "The whole log, one JSON object a line."),
         ("extension-keys", endpoints.extension_keys, "What may be asked for in extensions."),
+        ("metrics", endpoints.metrics, "Figures of the whole, in Prometheus' text format."),
         ("audit-key", endpoints.audit_key, "The key that verifies the log, as one line."),
     ):
         routes.add_api_route(
