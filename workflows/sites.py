@@ -1,4 +1,4 @@
-"""Work on sites: a first look, and the sweep for what nobody accounts for."""
+"""Work on sites: a first look, the sweep for what nobody accounts for, and its release."""
 
 from temporalio import workflow
 
@@ -6,7 +6,7 @@ from controlplane.domain.operation import OperationState
 from workflows.activities.endings import Outcome
 from workflows.activities.planning import PlanActivities
 from workflows.activities.sweep import SweepActivities, SweepSite
-from workflows.calls import OperationOrder, ask, record
+from workflows.calls import OperationOrder, ask, record, remove
 from workflows.ending import concluded
 from workflows.saga import Saga
 
@@ -40,3 +40,17 @@ class SweepSites:
         return Outcome(
             operation=operation, state=OperationState.SUCCEEDED, result={"sites": reports}
         )
+
+
+@workflow.defn
+class ReleaseOrphan:
+    """Deletes one object of a sweep's report because somebody said so, after another look."""
+
+    @workflow.run
+    async def run(self, order: OperationOrder) -> str:
+        return await concluded(order.operation, self._release)
+
+    async def _release(self, saga: Saga, operation: str) -> Outcome:
+        del saga
+        await remove(SweepActivities.release_orphan, operation)
+        return Outcome(operation=operation, state=OperationState.SUCCEEDED)

@@ -37,11 +37,12 @@ from workflows.move_instance import MoveInstance, PlanMove
 from workflows.options import COPIES, CUTOVER, QUEUE
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
-from workflows.sites import SweepSites, VerifySite
+from workflows.sites import ReleaseOrphan, SweepSites, VerifySite
 
 STORIES: dict[OperationKind, Any] = {
     OperationKind.VERIFY_SITE: VerifySite,
     OperationKind.SWEEP: SweepSites,
+    OperationKind.RELEASE_ORPHAN: ReleaseOrphan,
     OperationKind.IMPORT_IMAGE: ImportImage,
     OperationKind.DELETE_IMAGE: DeleteImage,
     OperationKind.PROVISION: ProvisionInstance,

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli.commands import access, audit, images, instances, moves, operations, sites, workspaces
+from api.cli.commands import (
+    access,
+    audit,
+    images,
+    instances,
+    moves,
+    operations,
+    orphans,
+    sites,
+    workspaces,
+)
 from api.cli.commands.dev import dev
 from api.cli.commands.events import events
 from api.cli.failure import Stopped, named
@@ -145,6 +155,7 @@ command(
     "fedctl sweep par-pve",
     text="Compares what lies at the sites with what is recorded; deletes nothing.",
 )(sites.sweep)
+app.add_typer(orphans.app, name="orphans", help="What sweeps found unaccounted for.")
 
 
 if __name__ == "__main__":

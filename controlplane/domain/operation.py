@@ -22,6 +22,7 @@ class OperationKind(StrEnum):
     MOVE = "move"
     FINALIZE = "finalize"
     SWEEP = "sweep"
+    RELEASE_ORPHAN = "release-orphan"
 
 
 class OperationState(StrEnum):

@@ -11,6 +11,7 @@ from controlplane.services.images import Images
 from controlplane.services.instances import Instances
 from controlplane.services.moves import Moves
 from controlplane.services.operations import Operations
+from controlplane.services.orphans import Orphans
 from controlplane.services.placements import Placements
 from controlplane.services.ports import Clock, Secrets, ServiceSettings, Signer
 from controlplane.services.regions import Regions
@@ -45,6 +46,7 @@ class Services:
             store=store, clock=clock, settings=settings, access=self.access, passwords=passwords
         )
         self.sites = Sites(store=store, clock=clock, secrets=secrets)
+        self.orphans = Orphans(store=store, clock=clock)
         self.regions = Regions(store=store, settings=settings)
         self.uploads = Uploads(store=store, clock=clock, settings=settings)
         self.operations = Operations(store=store, clock=clock)

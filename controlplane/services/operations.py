@@ -38,6 +38,7 @@ _NOWHERE = WorkspaceName("")
 _SUBJECTS = {
     OperationKind.VERIFY_SITE: Kind.SITE,
     OperationKind.SWEEP: Kind.SITE,
+    OperationKind.RELEASE_ORPHAN: Kind.SITE,
     OperationKind.IMPORT_IMAGE: Kind.IMAGE,
     OperationKind.DELETE_IMAGE: Kind.IMAGE,
 }

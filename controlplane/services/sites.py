@@ -88,6 +88,7 @@ class Sites(Stored):
                     f"site {key.name} still holds {len(kept)} object(s) of ours:"
                     " finalize the moves that left them (fedctl moves list)"
                 )
+            tx.orphans.replace(name, (), now)
             tx.credentials.delete(site.id)
             if site.state is not State.DELETING:
                 tx.resources.mark_deleting(site.id, now)

@@ -13,6 +13,7 @@ from controlplane.store.figures import Figures, figures
 from controlplane.store.identity import Identity
 from controlplane.store.keys import Keys
 from controlplane.store.operations import Operations
+from controlplane.store.orphans import Orphans
 from controlplane.store.outbox import Outbox
 from controlplane.store.placements import Leases, Placements
 from controlplane.store.resources import Resources
@@ -33,6 +34,7 @@ class Tx:
         self.leases = Leases(session, self.operations)
         self.placements = Placements(session, self.leases, self.events)
         self.artefacts = Artefacts(session, self.events)
+        self.orphans = Orphans(session)
         self.served = ServedImages(session)
         self.credentials = Credentials(session)
         self.keys = Keys(session)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from temporalio import activity
 
-from controlplane.domain.answer import Absent, Answer, Unknown
+from controlplane.domain.answer import Absent, Unknown
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import (
     ExportSeen,
@@ -18,12 +18,9 @@ from controlplane.domain.fence import FenceProof
 from controlplane.domain.instance import InstanceSeen, InstanceState, Manner, Power
 from drivers.contract import (
     DiskExport,
-    Driver,
     Fencing,
     ImagePull,
-    ImagePush,
     Instances,
-    Snapshots,
     Volumes,
     require,
 )
@@ -39,6 +36,7 @@ from workflows.activities.orders import (
     SetPower,
     StageImage,
 )
+from workflows.activities.removal import delete, images
 from workflows.activities.steps import waited_so_far
 from workflows.failures import NotYet
 
@@ -330,39 +328,10 @@ class SiteActivities(SiteSteps):
             if known_here is None or known_here.state is ArtefactState.RELEASED:
                 return
             with self._calling(at.site, meter) as driver:
-                gone = self._delete(driver, order, at)
+                anchor = self._anchor_of(at)
+                gone = delete(driver, order.kind, at.work.tag(at.artefact), anchor)
             if isinstance(gone, Unknown):
                 raise Unavailable(f"{at.site} cannot tell whether it is gone: {gone.why}")
             if not isinstance(gone, Absent):
                 raise NotYet(f"{at.site} is deleting the {order.kind}")
             self._became(at, ArtefactState.RELEASED)
-
-    def _delete(self, driver: Driver, order: Remove, at: At) -> Answer[object]:
-        tag = at.work.tag(at.artefact)
-        answer: Answer[object]
-        match order.kind:
-            case ArtefactKind.INSTANCE:
-                answer = self._look(driver, at)
-                if not isinstance(answer, Absent):
-                    require(driver, Instances).delete(tag)
-                    answer = self._look(driver, at)
-            case ArtefactKind.VOLUME:
-                require(driver, Volumes).delete_volume(tag)
-                answer = require(driver, Volumes).find_volume(tag)
-            case ArtefactKind.IMAGE:
-                images(driver).delete_image(tag)
-                answer = images(driver).find_image(tag)
-            case ArtefactKind.SNAPSHOT:
-                require(driver, Snapshots).delete_snapshot(tag)
-                answer = require(driver, Snapshots).find_snapshot(tag)
-            case ArtefactKind.EXPORT:
-                require(driver, DiskExport).release_export(tag)
-                answer = require(driver, DiskExport).find_export(tag)
-            case ArtefactKind.NIC:
-                answer = Absent()
-        return answer
-
-
-def images(driver: Driver) -> ImagePull | ImagePush:
-    """The facet that finds and deletes staged images, however they came in."""
-    return driver if isinstance(driver, ImagePull) else require(driver, ImagePush)

@@ -1,19 +1,26 @@
-"""Finds what a site holds under our tags and no record accounts for."""
+"""Finds what a site holds unaccounted for under our tags, and releases it on command."""
 
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from temporalio import activity
 
+from controlplane.domain.answer import Absent, Unknown
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState, Found
-from controlplane.domain.ids import SiteName
-from controlplane.domain.resource import Kind
+from controlplane.domain.errors import Conflict, Unavailable
+from controlplane.domain.ids import ArtefactId, SiteName
+from controlplane.domain.orphan import Orphan
+from controlplane.domain.resource import Json, Kind
+from controlplane.services.orphans import check_unclaimed
 from controlplane.store.engine import Store
 from drivers.contract import Driver
 from workflows.activities.records import operation_id
+from workflows.activities.removal import delete
 from workflows.activities.steps import Steps
+from workflows.failures import NotYet
 
 _LASTING = frozenset({ArtefactKind.INSTANCE, ArtefactKind.VOLUME})
 
@@ -42,6 +49,12 @@ class Swept:
         }
 
 
+def orphaned(found: tuple[Found, ...], recorded: tuple[Artefact, ...]) -> tuple[Found, ...]:
+    """What is there without a record."""
+    kept = {a.id for a in recorded if a.state is not ArtefactState.RELEASED}
+    return tuple(f for f in found if f.owner.artefact not in kept)
+
+
 def compare(
     found: tuple[Found, ...], recorded: tuple[Artefact, ...], now: datetime, settle: timedelta
 ) -> tuple[int, list[str], list[str]]:
@@ -52,7 +65,7 @@ def compare(
     """
     kept = {a.id: a for a in recorded if a.state is not ArtefactState.RELEASED}
     here = {f.owner.artefact for f in found}
-    strange = [f"{f.kind} {f.ref}" for f in found if f.owner.artefact not in kept]
+    strange = [f"{f.kind} {f.ref}" for f in orphaned(found, recorded)]
     missing = [
         f"{a.kind} {a.ref or a.id}"
         for a in kept.values()
@@ -95,12 +108,64 @@ class SweepActivities:
             with meter.calling(), closing(self._connect(order.site)) as driver:
                 found = tuple(driver.owned())
                 settle = timedelta(seconds=driver.limits.settle_seconds)
-            with self._store.read() as tx:
+            now = self._clock()
+            with self._store.begin() as tx:
                 recorded = tuple(tx.artefacts.list(site=order.site))
-            accounted, strange, missing = compare(found, recorded, self._clock(), settle)
+                tx.orphans.replace(order.site, orphaned(found, recorded), now)
+            accounted, strange, missing = compare(found, recorded, now, settle)
             return Swept(
                 site=order.site,
                 accounted=accounted,
                 unaccounted=tuple(strange),
                 missing=tuple(missing),
             )
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def release_orphan(self, operation: str) -> None:
+        """One object of the last report goes, if it is still as reported; gone already is fine.
+
+        Conflict when it changed, runs, or has become somebody's since.
+        """
+        op_id = operation_id(operation)
+        with self._steps.step(op_id, "release") as meter:
+            with self._store.read() as tx:
+                op = tx.operations.get(op_id)
+                site = SiteName(tx.resources.by_id(op.subject).key.name)
+                artefact = ArtefactId(UUID(str(op.order["artefact"])))
+                orphan = tx.orphans.find(site, artefact)
+            with meter.calling(), closing(self._connect(site)) as driver:
+                here = [f for f in driver.owned() if _touches(f, op.order)]
+                _check_same(here, orphan, f"{op.order['kind']} {op.order['ref']} at {site}")
+                if orphan is None:
+                    return
+                with self._store.read() as tx:
+                    check_unclaimed(tx, orphan)
+                gone = delete(driver, orphan.found.kind, orphan.found.owner)
+                if isinstance(gone, Unknown):
+                    raise Unavailable(f"{site} cannot tell whether it is gone: {gone.why}")
+                if not isinstance(gone, Absent):
+                    raise NotYet(f"{site} is deleting the {orphan.found.kind}")
+            with self._store.begin() as tx:
+                tx.orphans.forget(orphan)
+
+
+def _check_same(here: list[Found], orphan: Orphan | None, what: str) -> None:
+    """Conflict unless what is there, if anything, is what was reported, and does not run."""
+    if here and (orphan is None or len(here) > 1 or not _same(here[0], orphan.found)):
+        raise Conflict(
+            f"{what} is not as the last sweep reported it, nothing was deleted:"
+            " sweep again and look (fedctl orphans list)"
+        )
+    if here and here[0].power_on:
+        raise Conflict(f"{what} runs, nothing was deleted: look whose it is and stop it there")
+
+
+def _touches(found: Found, order: Json) -> bool:
+    """It carries the tag, or the ref, of what is to be released."""
+    if str(found.owner.artefact) == order["artefact"]:
+        return True
+    return (found.kind.value, found.ref) == (order["kind"], order["ref"])
+
+
+def _same(found: Found, reported: Found) -> bool:
+    return (found.owner, found.kind, found.ref) == (reported.owner, reported.kind, reported.ref)

@@ -1,4 +1,4 @@
-"""Beside the kinds: credentials of sites, the sweep, and the audit log as a whole."""
+"""Beside the kinds: credentials of sites, the sweep and orphans, and the audit log as a whole."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -8,7 +8,7 @@ from api.http.door import RawBody, admitted, entered, parsed
 from api.http.metrics import CONTENT_TYPE, exposition
 from api.http.routes.kinds import collection_path, operation_headers
 from api.schemas.fedctl import CredentialsIn
-from controlplane.domain.kinds import Verb, facts
+from controlplane.domain.kinds import Scope, Verb, facts
 from controlplane.domain.resource import Kind
 from controlplane.services import Services
 from controlplane.services.extensions import EXTENSION_KEYS
@@ -31,6 +31,21 @@ class FederationEndpoints:
         site = facts(Kind.SITE)
         caller = admitted(self._services, request, site, Verb.POST, action="sweep")
         operation = self._services.sites.sweep_all(caller)
+        return Response(status_code=202, headers=operation_headers(operation))
+
+    def orphans(self, request: Request) -> Response:
+        admitted(self._services, request, facts(Kind.OPERATION, Scope.GLOBAL), Verb.LIST)
+        return JSONResponse({"items": self._services.orphans.list()})
+
+    def adopt(self, request: Request, name: str, artefact: str) -> Response:
+        site = facts(Kind.SITE)
+        caller = admitted(self._services, request, site, Verb.POST, name=name, action="sweep")
+        return JSONResponse(self._services.orphans.adopt(caller, name, artefact))
+
+    def release(self, request: Request, name: str, artefact: str) -> Response:
+        site = facts(Kind.SITE)
+        caller = admitted(self._services, request, site, Verb.POST, name=name, action="sweep")
+        operation = self._services.orphans.release(caller, name, artefact)
         return Response(status_code=202, headers=operation_headers(operation))
 
     def audit_log(self, request: Request) -> Response:
@@ -86,7 +101,22 @@ def router(services: Services) -> APIRouter:
         openapi_extra={"responses": answers("202", "Fedctl-Operation names the work.")},
         status_code=202,
     )
+    orphan = f"{collection_path(facts(Kind.SITE))}/{{name}}/orphans/{{artefact}}"
+    for action, act, status, said in (
+        ("adopt", endpoints.adopt, 200, "On record now, as retained by its instance."),
+        ("release", endpoints.release, 202, "Fedctl-Operation names the work."),
+    ):
+        routes.add_api_route(
+            f"{orphan}/{action}",
+            act,
+            methods=["POST"],
+            operation_id=f"{action}-orphan",
+            response_class=Response,
+            openapi_extra={"responses": answers(str(status), said)},
+            status_code=status,
+        )
     for path, endpoint, text in (
+        ("orphans", endpoints.orphans, "What the last sweep of each site found unaccounted for."),
         ("audit-log", endpoints.audit_log, "The whole log, one JSON object a line."),
         ("extension-keys", endpoints.extension_keys, "What may be asked for in extensions."),
         ("metrics", endpoints.metrics, "Figures of the whole, in Prometheus' text format."),
