@@ -125,6 +125,7 @@ async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
     assert_mended(world, op)
 
 
+@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
 async def test_what_cannot_be_mended_goes_on_needing_attention(
     client: Client, world: World
 ) -> None:

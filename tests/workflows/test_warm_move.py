@@ -350,6 +350,7 @@ def moved(op: Operation) -> bool:
     return op.state is OperationState.SUCCEEDED
 
 
+@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
 async def test_a_manual_cutover_waits_for_it_and_copies_on(client: Client, tmp_path: Path) -> None:
     """Hours pass on the server's clock, not on ours; what is written meanwhile is copied."""
     world = made(tmp_path)
@@ -364,6 +365,7 @@ async def test_a_manual_cutover_waits_for_it_and_copies_on(client: Client, tmp_p
     world.close()
 
 
+@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
 async def test_what_is_on_hold_goes_on_when_it_is_resumed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path)
     guest = Guest(world)
