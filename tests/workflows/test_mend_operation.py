@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from itertools import product
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from controlplane.domain.operation import Operation, OperationState
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, counted, replayed, run
 from tests.workflows.world import AWAY, HOME, World, content
+from workflows import options
 from workflows.calls import OperationOrder
 from workflows.mend_operation import MendOperation
 from workflows.worker import build_worker
@@ -125,10 +127,12 @@ async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
     assert_mended(world, op)
 
 
-@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
+@pytest.mark.timeout(180)  # minutes of tries are skipped, one by one
 async def test_what_cannot_be_mended_goes_on_needing_attention(
-    client: Client, world: World
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for patient in (options.UNDO, options.WAIT):
+        monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(minutes=5))
     op = await cut_off(client, world)
     done = await mend(client, world, op)
     assert done.state is OperationState.NEEDS_ATTENTION
