@@ -1,7 +1,5 @@
 """The API as the commands call it: one answer or one named failure."""
 
-import json as jsonlib
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +7,7 @@ import httpx
 from pydantic import ValidationError
 
 from api.cli.contexts import Context
+from api.cli.curl import curl
 from api.cli.failure import refused
 from api.schemas.errors import ProblemOut
 from api.schemas.version import fedctl_version
@@ -22,7 +21,7 @@ OPERATION_HEADER = "Fedctl-Operation"
 
 
 class Client:
-    """`show` is told of every request as a curl line, without the token."""
+    """`show` is told of every request as a curl line, without token and secrets."""
 
     def __init__(self, context: Context, *, show: Callable[[str], None] | None = None) -> None:
         headers = {"User-Agent": f"fedctl/{fedctl_version()}", "Accept": "application/json"}
@@ -51,9 +50,10 @@ class Client:
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        piped: str = "",
     ) -> httpx.Response:
-        if self._show is not None:
-            self._show(_curl(method, f"{self._url}{path}", json, params))
+        """One request; `piped` is the shell command that writes `content`, to show it."""
+        self._tell(method, path, json=json, params=params, headers=headers, piped=piped)
         try:
             answer = self._http.request(
                 method, path, json=json, content=content, params=params, headers=headers
@@ -70,6 +70,7 @@ class Client:
 
     def lines(self, path: str) -> Iterator[str]:
         """A streamed answer, line by line."""
+        self._tell("GET", path)
         try:
             with self._http.stream("GET", path) as answer:
                 if answer.status_code >= _FAILED:
@@ -78,6 +79,11 @@ class Client:
                 yield from answer.iter_lines()
         except httpx.HTTPError as e:
             raise Unavailable(f"{self._url} broke off ({type(e).__name__}): ask again") from e
+
+    def _tell(self, method: str, path: str, **more: Any) -> None:  # noqa: ANN401  # as for curl
+        if self._show is not None:
+            token = bool(self.context.token)
+            self._show(curl(method, f"{self._url}{path}", token=token, **more))
 
     # kinds
 
@@ -137,11 +143,3 @@ def _good(answer: httpx.Response) -> httpx.Response:
             " is it a fedctl that listens there?"
         ) from e
     raise refused(problem)
-
-
-def _curl(method: str, url: str, json: object, params: Mapping[str, str] | None) -> str:
-    full = str(httpx.URL(url, params=params)) if params else url
-    parts = ["curl", "-X", method, full]
-    if json is not None:
-        parts += ["-H", "Content-Type: application/json", "-d", jsonlib.dumps(json)]
-    return f'{shlex.join(parts)} -H "Authorization: Bearer $FEDCTL_TOKEN"'

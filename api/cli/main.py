@@ -21,7 +21,7 @@ from api.cli.commands import (
 from api.cli.commands.dev import dev
 from api.cli.commands.events import events
 from api.cli.failure import Stopped, named
-from api.cli.session import Globals, command, examples
+from api.cli.session import SHOW_REQUEST_HELP, Globals, command, examples
 from api.schemas.version import fedctl_version
 from controlplane.domain.errors import FedctlError
 
@@ -89,9 +89,7 @@ def program(
     config: Annotated[
         Path | None, typer.Option("--config", help="The context file.", envvar="FEDCTL_CONFIG")
     ] = None,
-    show_request: Annotated[
-        bool, typer.Option("--show-request", help="Print each request as a curl command.")
-    ] = False,
+    show_request: Annotated[bool, typer.Option("--show-request", help=SHOW_REQUEST_HELP)] = False,
     version: Annotated[
         bool,
         typer.Option("--version", help="Which fedctl this is.", is_eager=True, callback=_version),

@@ -1,5 +1,7 @@
 """One run of the program: where it speaks, to whom, in which form."""
 
+import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 import yaml
@@ -70,8 +72,9 @@ class Session(AbstractContextManager["Session"]):
         self.context = replace(present, **chosen)
         self.named_workspace = workspace or ""
         self.form = form
-        self.out = Console(file=sys.stdout, soft_wrap=True, highlight=False)
-        self.talk = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        # Names and curl lines may hold what rich takes for an emoji.
+        self.out = Console(file=sys.stdout, soft_wrap=True, highlight=False, emoji=False)
+        self.talk = Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
         show = self._show_request if said.show_request else None
         self._client: Client | None = None
         self._show = show
@@ -185,9 +188,33 @@ def command(
 ) -> Callable[[F], F]:
     """A command whose help begins with real examples; `passes_on` leaves unknown options to it."""
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if passes_on else None
-    return app.command(
+    made = app.command(
         name, help=examples(*lines, text=text), short_help=text, context_settings=settings
     )
+    return made if passes_on else lambda function: made(_showing(function))
+
+
+SHOW_REQUEST_HELP = "Print each request as a curl command, without token and secrets."
+_ShowRequest = Annotated[bool, typer.Option("--show-request", help=SHOW_REQUEST_HELP)]
+
+
+def _showing(function: F) -> F:
+    """The same command with `--show-request`, which may stand behind its name as before it."""
+
+    @functools.wraps(function)
+    def run(*, ctx: typer.Context, show_request: bool, **said: object) -> object:
+        if show_request:
+            root = ctx.find_root()
+            root.obj = replace(root.obj, show_request=True)
+        return function(ctx=ctx, **said)
+
+    signature = inspect.signature(function)
+    asked = inspect.Parameter(
+        "show_request", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_ShowRequest
+    )
+    parameters = [*signature.parameters.values(), asked]
+    vars(run)["__signature__"] = signature.replace(parameters=parameters)
+    return cast("F", run)
 
 
 def field(document: Doc, *path: str) -> Any:  # noqa: ANN401  # whatever the answer holds there

@@ -1,6 +1,7 @@
 """Sending a file in parts, and going on where it broke off."""
 
 import hashlib
+import shlex
 import threading
 from pathlib import Path
 
@@ -80,8 +81,11 @@ def _send(session: Session, name: str, file: Path, received: int, length: int) -
                 "Content-Range": f"bytes {received}-{last}/{length}",
                 "Content-Type": "application/octet-stream",
             }
+            piped = f"tail -c +{received + 1} {shlex.quote(str(file))} | head -c {len(part)}"
             try:
-                answer = session.client.send("PUT", path, content=part, headers=headers)
+                answer = session.client.send(
+                    "PUT", path, content=part, headers=headers, piped=piped
+                )
             except (Unavailable, Stopped) as e:
                 failures += 1
                 if failures > _TRIES or not _worth_another_try(e):

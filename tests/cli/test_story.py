@@ -386,13 +386,6 @@ def test_logging_in_with_a_wrong_password_or_url(fedctl: Fedctl, w: World, tmp_p
     assert PASSWORD not in prompted.out + prompted.err
 
 
-def test_requests_are_shown_as_curl_without_the_token(fedctl: Fedctl, w: World):
-    said = fedctl.ok("--show-request", "site", "list")
-    assert "curl -X GET" in said.err
-    assert "$FEDCTL_TOKEN" in said.err
-    assert "fedctl_" not in said.err
-
-
 def test_a_broken_context_file_is_said_so(fedctl: Fedctl, tmp_path: Path):
     (tmp_path / "bad.json").write_text("{")
     assert fedctl("site", "list", FEDCTL_CONFIG=str(tmp_path / "bad.json")).code == 2
