@@ -32,6 +32,7 @@ class Form(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
     YAML = "yaml"
 
 
@@ -78,6 +79,7 @@ class Session(AbstractContextManager["Session"]):
         show = self._show_request if said.show_request else None
         self._client: Client | None = None
         self._show = show
+        self._last: object = None
 
     def __exit__(
         self,
@@ -111,13 +113,30 @@ class Session(AbstractContextManager["Session"]):
         self.talk.print(text, markup=False)
 
     def data(self, document: object, rows: "Rows | None" = None) -> None:
-        """One document for programs, or a table for people."""
-        if self.form is Form.JSON:
+        """One document for programs, or a table for people; JSON lines have one for each item."""
+        if self.form is Form.JSONL:
+            for each in document if isinstance(document, list) else [document]:
+                self.item(each)
+        elif self.form is Form.JSON:
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
         elif self.form is Form.YAML:
             sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
         elif rows is not None:
             rows.write(self.out)
+
+    def item(self, document: object) -> None:
+        """One document of a stream; the same is not said twice in a row."""
+        if document == self._last:
+            return
+        self._last = document
+        if self.form is Form.YAML:
+            text = yaml.safe_dump(
+                document, sort_keys=False, allow_unicode=True, explicit_start=True
+            )
+            sys.stdout.write(text)
+        else:
+            sys.stdout.write(f"{json.dumps(document)}\n")
+        sys.stdout.flush()
 
     def agreed(self, question: str, *, yes: bool) -> bool:
         """Whether to go on; where nobody can be asked, `--yes` must say so."""

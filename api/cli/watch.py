@@ -12,7 +12,7 @@ from rich.text import Text
 from api.cli import units
 from api.cli.client import Doc, started
 from api.cli.failure import Stopped
-from api.cli.session import Rows, Session
+from api.cli.session import Form, Rows, Session
 from api.schemas.errors import DETACHED, OUTCOME_EXIT
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.operation import OperationState
@@ -41,7 +41,10 @@ def name_of(operation: Doc) -> str:
 
 
 def follow(session: Session, path: str, title: str) -> Doc:
-    """The operation at `path` once it has ended; its steps are shown until then."""
+    """The operation at `path` once it has ended; its steps are shown until then.
+
+    As JSON lines, every change of it is one.
+    """
     waiting = threading.Event()
     shown = _Bars(session, title) if session.talk.is_terminal else _Lines(session, title)
     operation = session.client.document("GET", path)
@@ -50,6 +53,8 @@ def follow(session: Session, path: str, title: str) -> Doc:
         with shown:
             while True:
                 shown.update(operation)
+                if session.form is Form.JSONL:
+                    session.item(operation)
                 if ended(operation) is not None:
                     return operation
                 waiting.wait(pause)

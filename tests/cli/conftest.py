@@ -1,6 +1,7 @@
 """The real command against a real API, with hands that end its operations."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,3 +82,62 @@ def fedctl(w: World, tmp_path_factory: pytest.TempPathFactory) -> Fedctl:
         "login", w.url, "--user", "ada", "--password-stdin", "--name", "lab", input=PASSWORD + "\n"
     )
     return run
+
+
+@pytest.fixture(scope="module")
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("image") / "debian-13.raw"
+    file.write_bytes(os.urandom(9 * 1024 * 1024))
+    return file
+
+
+def add_site(fedctl: Fedctl, w: World, folder: Path, provider: str) -> str:
+    name = w.fresh(provider[:4])
+    secrets = folder / "secrets.json"
+    secrets.write_text('{"username": "u", "password": "hidden"}')
+    said = fedctl.ok(
+        "site", "add", name, "--provider", provider, "--endpoint", "https://x.example",
+        "--region", "eu-fr", "--country", "FR", "--credentials", str(secrets),
+        "--option", "node=pve1", "--pin", "tls=ab:cd",
+    )  # fmt: skip
+    assert "healthy" in said.out
+    assert "hidden" not in said.out + said.err
+    return name
+
+
+@pytest.fixture(scope="module")
+def sites(fedctl: Fedctl, w: World, worker: Hands, tmp_path_factory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("secrets")
+    return add_site(fedctl, w, folder, "openstack"), add_site(fedctl, w, folder, "proxmox")
+
+
+@pytest.fixture
+def shop(fedctl: Fedctl, w: World) -> str:
+    name = w.fresh("shop")
+    fedctl.ok("workspace", "create", name)
+    return name
+
+
+def upload(fedctl: Fedctl, w: World, file: Path) -> str:
+    name = w.fresh("debian")
+    fedctl.ok("image", "upload", str(file), "--name", name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def image(fedctl: Fedctl, w: World, worker: Hands, image_file: Path) -> str:
+    return upload(fedctl, w, image_file)
+
+
+@pytest.fixture
+def web(
+    fedctl: Fedctl, w: World, shop: str, image: str, sites: tuple[str, str], hands: Hands
+) -> str:
+    name = w.fresh("web")
+    said = fedctl.ok(
+        "instance", "create", f"{shop}/{name}", "--image", image, "--site", sites[0],
+        "--network", "shop-net", "--address", "10.0.4.12", "--start",
+    )  # fmt: skip
+    assert "10.0.4.12" in said.out
+    assert "on" in said.out
+    return f"{shop}/{name}"

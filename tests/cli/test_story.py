@@ -7,72 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.operation import OperationKind, OperationState, Problem
 from tests.api.world import PASSWORD, World
-from tests.cli.conftest import Fedctl
+from tests.cli.conftest import Fedctl, add_site, upload
 from tests.cli.hands import Hands
-
-
-@pytest.fixture(scope="module")
-def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("image") / "debian-13.raw"
-    file.write_bytes(os.urandom(9 * 1024 * 1024))
-    return file
-
-
-def add_site(fedctl: Fedctl, w: World, folder: Path, provider: str) -> str:
-    name = w.fresh(provider[:4])
-    secrets = folder / "secrets.json"
-    secrets.write_text('{"username": "u", "password": "hidden"}')
-    said = fedctl.ok(
-        "site", "add", name, "--provider", provider, "--endpoint", "https://x.example",
-        "--region", "eu-fr", "--country", "FR", "--credentials", str(secrets),
-        "--option", "node=pve1", "--pin", "tls=ab:cd",
-    )  # fmt: skip
-    assert "healthy" in said.out
-    assert "hidden" not in said.out + said.err
-    return name
-
-
-@pytest.fixture(scope="module")
-def sites(fedctl: Fedctl, w: World, worker: Hands, tmp_path_factory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("secrets")
-    return add_site(fedctl, w, folder, "openstack"), add_site(fedctl, w, folder, "proxmox")
-
-
-@pytest.fixture
-def shop(fedctl: Fedctl, w: World) -> str:
-    name = w.fresh("shop")
-    fedctl.ok("workspace", "create", name)
-    return name
-
-
-def upload(fedctl: Fedctl, w: World, file: Path) -> str:
-    name = w.fresh("debian")
-    fedctl.ok("image", "upload", str(file), "--name", name)
-    return name
-
-
-@pytest.fixture(scope="module")
-def image(fedctl: Fedctl, w: World, worker: Hands, image_file: Path) -> str:
-    return upload(fedctl, w, image_file)
-
-
-@pytest.fixture
-def web(
-    fedctl: Fedctl, w: World, shop: str, image: str, sites: tuple[str, str], hands: Hands
-) -> str:
-    name = w.fresh("web")
-    said = fedctl.ok(
-        "instance", "create", f"{shop}/{name}", "--image", image, "--site", sites[0],
-        "--network", "shop-net", "--address", "10.0.4.12", "--start",
-    )  # fmt: skip
-    assert "10.0.4.12" in said.out
-    assert "on" in said.out
-    return f"{shop}/{name}"
 
 
 def test_the_whole_story(fedctl: Fedctl, web: str, sites: tuple[str, str], shop: str, hands: Hands):

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -14,18 +13,11 @@ import typer
 from api.cli import units
 from api.cli.client import Doc
 from api.cli.failure import Stopped
-from api.cli.session import Session, Workspace
+from api.cli.session import Form, Output, Session, Workspace
 from api.schemas.errors import DETACHED
 from controlplane.domain.errors import Unavailable
 
 _AGAIN = 1.0  # seconds
-
-
-class Lines(StrEnum):
-    """How each event is written to stdout."""
-
-    TABLE = "table"
-    JSONL = "jsonl"
 
 
 @dataclass(slots=True)
@@ -73,9 +65,9 @@ def events(
     since: Annotated[str, typer.Option("--since", help="Go on behind this cursor.")] = "",
     limit: Annotated[int, typer.Option("--limit", help="Stop after so many; 0: never.")] = 0,
     workspace: Workspace = None,
-    output: Annotated[Lines, typer.Option("-o", "--output", help="How to write.")] = Lines.TABLE,
+    output: Output = Form.TABLE,
 ) -> None:
-    with Session(ctx, workspace=workspace) as session:
+    with Session(ctx, form=output, workspace=workspace) as session:
         client = session.client
         inside = f"/workspaces/{workspace}" if workspace else ""
         path = f"/providers/fedctl.federation/v1/tenants/{session.context.tenant}{inside}/events"
@@ -83,8 +75,11 @@ def events(
         del client
         try:
             for count, change in enumerate(followed.changes(), start=1):
-                sys.stdout.write(f"{_written(change, output)}\n")
-                sys.stdout.flush()
+                if output is Form.TABLE:
+                    sys.stdout.write(f"{_line(change)}\n")
+                    sys.stdout.flush()
+                else:
+                    session.item(change)
                 if count == limit:
                     return
         except KeyboardInterrupt:
@@ -92,9 +87,7 @@ def events(
             raise Stopped("Left.", exit_code=DETACHED, notes=notes) from None
 
 
-def _written(change: Doc, form: Lines) -> str:
-    if form is Lines.JSONL:
-        return json.dumps(change)
+def _line(change: Doc) -> str:
     place = "/".join(change[part] for part in ("workspace", "name") if part in change)
     at = units.moment(change["at"]).astimezone().strftime("%H:%M:%S")
     told = [change[part] for part in ("state", "phase", "what") if part in change]
