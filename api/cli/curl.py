@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from api.cli.masking import masked
+from api.cli.masking import masked, masked_url
 
 _BEARER = '"Authorization: Bearer $FEDCTL_TOKEN"'  # the shell fills it in
 
@@ -22,7 +22,8 @@ def curl(
     token: bool = True,
 ) -> str:
     """`piped` is a shell command that writes the body, where it is not JSON."""
-    parts = ["curl", "-X", method, str(httpx.URL(url, params=params)) if params else url]
+    full = str(httpx.URL(url, params=params)) if params else url
+    parts = ["curl", "-X", method, masked_url(full)]
     sent = {**(headers or {}), **({} if json is None else {"Content-Type": "application/json"})}
     for name, value in sent.items():
         parts += ["-H", f"{name}: {value}"]

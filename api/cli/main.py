@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from api.cli.commands import (
     access,
     audit,
+    config,
     images,
     instances,
     moves,
@@ -124,6 +125,7 @@ command(
     text="Logs in and saves a context.",
 )(access.login)
 app.add_typer(access.context_app, name="context", help="Saved control planes.")
+app.add_typer(config.app, name="config", help="What this command goes by.")
 app.add_typer(access.token_app, name="token", help="API tokens of your own.")
 app.add_typer(sites.app, name="site", help="Provider endpoints.")
 app.add_typer(workspaces.app, name="workspace", help="Where resources live.")

@@ -1,6 +1,7 @@
 """Documents without what is secret in them."""
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 MASK = "***"
 _SECRET = frozenset({"password", "passphrase", "secrets", "token", "userData"})
@@ -13,3 +14,9 @@ def masked(value: object) -> object:
     if isinstance(value, list | tuple):
         return [masked(each) for each in value]
     return value
+
+
+def masked_url(url: str) -> str:
+    """The same without the password that it may carry."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", f":{MASK}@", 1) if password else url
