@@ -1,6 +1,7 @@
 """The API as the commands call it: one answer or one named failure."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -23,14 +24,20 @@ OPERATION_HEADER = "Fedctl-Operation"
 class Client:
     """`show` is told of every request as a curl line, without token and secrets."""
 
-    def __init__(self, context: Context, *, show: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        show: Callable[[str], None] | None = None,
+        timeout: float | httpx.Timeout = _TIMEOUT,
+    ) -> None:
         headers = {"User-Agent": f"fedctl/{fedctl_version()}", "Accept": "application/json"}
         if context.token:
             headers["Authorization"] = f"Bearer {context.token}"
         self._http = httpx.Client(
             base_url=context.url,
             headers=headers,
-            timeout=_TIMEOUT,
+            timeout=timeout,
             # Loading certificates takes longer than most commands; plain HTTP looks at none.
             verify=not context.url.startswith("http://"),
         )
@@ -124,6 +131,20 @@ class Client:
     ) -> httpx.Response:
         body = {"spec": spec, "extensions": extensions or {}, "labels": labels or {}}
         return self.send("PUT", self.path(entry, name, workspace), json=body)
+
+
+def opened(
+    context: Context,
+    *,
+    show: Callable[[str], None] | None = None,
+    timeout: float | httpx.Timeout = _TIMEOUT,
+) -> Client:
+    """A client whose context names a tenant: that of its token, unless one was named."""
+    client = Client(context, show=show, timeout=timeout)
+    if context.token and not context.tenant:
+        me = client.document("GET", "/providers/fedctl.identity/v1/me")
+        client.context = replace(context, tenant=str(me["tenant"]))
+    return client
 
 
 def started(answer: httpx.Response) -> str:

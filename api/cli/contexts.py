@@ -2,8 +2,10 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -21,6 +23,23 @@ class Context:
     tenant: str = ""
     workspace: str = ""
     user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """What was said before the command, or in the environment."""
+
+    url: str | None = None
+    token: str | None = None
+    tenant: str | None = None
+    context: str | None = None
+    config: Path | None = None
+    show_request: bool = False
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> "Globals":
+        """From the program's own options, by their names."""
+        return cls(**{each.name: said[each.name] for each in fields(cls) if each.name in said})
 
 
 class Contexts:
@@ -45,6 +64,14 @@ class Contexts:
         if name:
             return self.get(name)
         return self.all.get(self.current, Context())
+
+    def chosen(self, said: Globals, workspace: str | None = None) -> Context:
+        """The present context with what was said instead of what is filed."""
+        url = said.url.rstrip("/") if said.url else None
+        given = {"url": url, "token": said.token, "tenant": said.tenant, "workspace": workspace}
+        return replace(
+            self.present(said.context), **{name: value for name, value in given.items() if value}
+        )
 
     def save(self, name: str, context: Context) -> None:
         self.all[name] = context

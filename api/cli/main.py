@@ -21,8 +21,10 @@ from api.cli.commands import (
 )
 from api.cli.commands.dev import dev
 from api.cli.commands.events import events
+from api.cli.completion import contexts
+from api.cli.contexts import Globals
 from api.cli.failure import Stopped, named
-from api.cli.session import SHOW_REQUEST_HELP, Globals, command, examples
+from api.cli.session import SHOW_REQUEST_HELP, command, examples
 from api.schemas.version import fedctl_version
 from controlplane.domain.errors import FedctlError
 
@@ -85,7 +87,13 @@ def program(
         str | None, typer.Option("--tenant", help="The tenant.", envvar="FEDCTL_TENANT")
     ] = None,
     context: Annotated[
-        str | None, typer.Option("--context", help="A saved context.", envvar="FEDCTL_CONTEXT")
+        str | None,
+        typer.Option(
+            "--context",
+            help="A saved context.",
+            envvar="FEDCTL_CONTEXT",
+            autocompletion=contexts,
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="The context file.", envvar="FEDCTL_CONFIG")
@@ -98,7 +106,7 @@ def program(
 ) -> None:
     del version
     ctx.obj = Globals(
-        url=url.rstrip("/") if url else None,
+        url=url,
         token=token,
         tenant=tenant,
         context=context,

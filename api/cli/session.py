@@ -6,9 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, TypeVar, cast
 
@@ -17,9 +16,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from api.cli.client import Client, Doc
-from api.cli.contexts import Context, Contexts
+from api.cli.client import Client, Doc, opened
+from api.cli.completion import offering
+from api.cli.contexts import Context, Contexts, Globals
 from controlplane.domain.errors import Invalid
+from controlplane.domain.resource import Kind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,24 +37,18 @@ class Form(StrEnum):
     YAML = "yaml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Globals:
-    """What was said before the command, or in the environment."""
-
-    url: str | None = None
-    token: str | None = None
-    tenant: str | None = None
-    context: str | None = None
-    config: Path | None = None
-    show_request: bool = False
-
-
 Output = Annotated[
     Form, typer.Option("-o", "--output", help="How to write data.", envvar="FEDCTL_OUTPUT")
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option("-w", "--workspace", help="The workspace.", envvar="FEDCTL_WORKSPACE"),
+    typer.Option(
+        "-w",
+        "--workspace",
+        help="The workspace.",
+        envvar="FEDCTL_WORKSPACE",
+        autocompletion=offering(Kind.WORKSPACE),
+    ),
 ]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing.")]
 
@@ -66,11 +61,7 @@ class Session(AbstractContextManager["Session"]):
     ) -> None:
         said: Globals = ctx.find_root().obj
         self.contexts = Contexts.default(said.config)
-        present = self.contexts.present(said.context)
-        given = {"url": said.url, "token": said.token, "tenant": said.tenant}
-        chosen = {name: value for name, value in given.items() if value}
-        chosen |= {"workspace": workspace} if workspace else {}
-        self.context = replace(present, **chosen)
+        self.context = self.contexts.chosen(said, workspace)
         self.named_workspace = workspace or ""
         self.form = form
         # Names and curl lines may hold what rich takes for an emoji.
@@ -94,11 +85,8 @@ class Session(AbstractContextManager["Session"]):
     def client(self) -> Client:
         """Connects on first use; the tenant is that of the token unless one was named."""
         if self._client is None:
-            self._client = Client(self.context, show=self._show)
-            if self.context.token and not self.context.tenant:
-                me = self._client.document("GET", "/providers/fedctl.identity/v1/me")
-                self.context = replace(self.context, tenant=str(me["tenant"]))
-                self._client.context = self.context
+            self._client = opened(self.context, show=self._show)
+            self.context = self._client.context
         return self._client
 
     def with_context(self, context: Context) -> Client:

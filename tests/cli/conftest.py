@@ -30,11 +30,11 @@ class Fedctl:
 
     def __init__(self, config: Path) -> None:
         self.config = config
-        self._runner = CliRunner()
+        self.runner = CliRunner()
 
     def __call__(self, *words: str, input: str | None = None, **env: str) -> Said:
         environment = {"FEDCTL_CONFIG": str(self.config), "COLUMNS": "100", "NO_COLOR": "1", **env}
-        result = self._runner.invoke(app, list(words), input=input, env=environment)
+        result = self.runner.invoke(app, list(words), input=input, env=environment)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Said(result.stdout, result.stderr, result.exit_code)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import typer
 
 from api.cli import units
+from api.cli.completion import contexts
 from api.cli.contexts import Context
 from api.cli.session import Form, Output, Rows, Session, command
 from controlplane.domain.errors import Invalid
@@ -90,7 +91,7 @@ def list_contexts(ctx: typer.Context, output: Output = Form.TABLE) -> None:
 )
 def use_context(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The context.")],
+    name: Annotated[str, typer.Argument(help="The context.", autocompletion=contexts)],
     workspace: Annotated[
         str | None, typer.Option("-w", "--workspace", help="Where names are looked for.")
     ] = None,

@@ -8,6 +8,7 @@ import typer
 from api.cli import units
 from api.cli.client import Doc
 from api.cli.commands.sites import NoWait
+from api.cli.completion import offering
 from api.cli.names import find
 from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command
 from api.cli.uploading import UPLOAD, upload
@@ -73,7 +74,7 @@ def list_images(ctx: typer.Context, output: Output = Form.TABLE) -> None:
 @command(app, "show", "fedctl image show debian-13", "fedctl image show deb -o yaml", text="One.")
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The image.")],
+    name: Annotated[str, typer.Argument(help="The image.", autocompletion=offering(Kind.IMAGE))],
     output: Output = Form.TABLE,
 ) -> None:
     with Session(ctx, form=output) as session:
@@ -90,7 +91,7 @@ def show(
 )
 def delete(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The image.")],
+    name: Annotated[str, typer.Argument(help="The image.", autocompletion=offering(Kind.IMAGE))],
     *,
     yes: Yes = False,
     no_wait: NoWait = False,

@@ -9,6 +9,7 @@ import typer
 from api.cli import units
 from api.cli.client import Doc
 from api.cli.commands.sites import NoWait
+from api.cli.completion import offering
 from api.cli.failure import Stopped
 from api.cli.names import Found, find, split, workspace_names
 from api.cli.plans import kept_text
@@ -34,7 +35,12 @@ INSTANCE = facts(Kind.INSTANCE)
 VOLUME = facts(Kind.BLOCK_STORAGE)
 PLACEMENT = facts(Kind.PLACEMENT)
 _GIB_IN_MIB = 1024
-Name = Annotated[str, typer.Argument(help="A name, its beginning, or workspace/name.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="A name, its beginning, or workspace/name.", autocompletion=offering(Kind.INSTANCE)
+    ),
+]
 
 
 @command(
@@ -49,8 +55,15 @@ def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Its name, or workspace/name.")],
     *,
-    site: Annotated[str, typer.Option(help="Where it is to be.")],
-    image: Annotated[str, typer.Option(help="What its boot disk is filled from.")],
+    site: Annotated[
+        str, typer.Option(help="Where it is to be.", autocompletion=offering(Kind.SITE))
+    ],
+    image: Annotated[
+        str,
+        typer.Option(
+            help="What its boot disk is filled from.", autocompletion=offering(Kind.IMAGE)
+        ),
+    ],
     sku: Annotated[str, typer.Option(help="Its size, such as seca.ss.")] = "seca.s2xs",
     size: Annotated[
         int | None, typer.Option("--size", help="Its boot disk in GiB; default: the image's.")

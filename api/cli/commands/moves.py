@@ -10,6 +10,7 @@ from api.cli.client import Doc, started
 from api.cli.commands.access import rate, seconds
 from api.cli.commands.instances import INSTANCE, Name
 from api.cli.commands.sites import NoWait
+from api.cli.completion import offering
 from api.cli.failure import Stopped
 from api.cli.names import Found, find, workspace_names
 from api.cli.plans import blocked, failed, kept_text, moved_text, plan_text
@@ -33,14 +34,23 @@ from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 MOVE = facts(Kind.MOVE)
-Which = Annotated[str, typer.Argument(help="A move, or the instance that it moved last.")]
+Which = Annotated[
+    str,
+    typer.Argument(
+        help="A move, or the instance that it moved last.",
+        autocompletion=offering(Kind.MOVE, Kind.INSTANCE),
+    ),
+]
 
 
 def move(
     ctx: typer.Context,
     instance: Name,
     *,
-    to: Annotated[str, typer.Option("--to", help="The site it is to be on.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", help="The site it is to be on.", autocompletion=offering(Kind.SITE)),
+    ],
     plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
     yes: Yes = False,
     max_downtime: Annotated[

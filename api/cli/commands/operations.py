@@ -6,6 +6,7 @@ import typer
 
 from api.cli import units
 from api.cli.client import Client, Doc
+from api.cli.completion import offering
 from api.cli.failure import Stopped
 from api.cli.names import workspace_names
 from api.cli.session import Form, Output, Rows, Session, Workspace, command
@@ -16,7 +17,10 @@ from controlplane.domain.kinds import Scope, facts
 from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-Which = Annotated[str, typer.Argument(help="Its name, or workspace/name.")]
+Which = Annotated[
+    str,
+    typer.Argument(help="Its name, or workspace/name.", autocompletion=offering(Kind.OPERATION)),
+]
 _SCOPES = (Scope.TENANT, Scope.GLOBAL)
 _RECENT = 50
 _HIDDEN = frozenset({EXIT[Denied], EXIT[NotFound]})

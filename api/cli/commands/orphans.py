@@ -6,6 +6,7 @@ import typer
 
 from api.cli import units
 from api.cli.client import Doc, started
+from api.cli.commands.sites import OneSite, Site
 from api.cli.names import find
 from api.cli.session import Form, Output, Rows, Session, Yes, command
 from api.cli.watch import check, follow
@@ -14,7 +15,6 @@ from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _BASE = "/providers/fedctl.federation/v1"
-Site = Annotated[str, typer.Argument(help="The site.")]
 Object = Annotated[str, typer.Argument(help="Its ref at the site, or its artefact's id.")]
 
 
@@ -27,7 +27,7 @@ Object = Annotated[str, typer.Argument(help="Its ref at the site, or its artefac
 )
 def list_orphans(
     ctx: typer.Context,
-    site: Annotated[str | None, typer.Argument(help="One site only.")] = None,
+    site: OneSite = None,
     output: Output = Form.TABLE,
 ) -> None:
     with Session(ctx, form=output) as session:

@@ -9,6 +9,7 @@ import typer
 from api.cli import units
 from api.cli.client import Doc, started
 from api.cli.commands.access import rate
+from api.cli.completion import offering
 from api.cli.failure import Stopped
 from api.cli.names import find
 from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, field
@@ -20,6 +21,10 @@ from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 SITE = facts(Kind.SITE)
+Site = Annotated[str, typer.Argument(help="The site.", autocompletion=offering(Kind.SITE))]
+OneSite = Annotated[
+    str | None, typer.Argument(help="One site only.", autocompletion=offering(Kind.SITE))
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once.")]
 
 
@@ -94,7 +99,7 @@ def list_sites(ctx: typer.Context, output: Output = Form.TABLE) -> None:
 @command(app, "show", "fedctl site show par-pve", "fedctl site show par -o yaml", text="Shows one.")
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The site.")],
+    name: Site,
     output: Output = Form.TABLE,
 ) -> None:
     with Session(ctx, form=output) as session:
@@ -111,7 +116,7 @@ def show(
 )
 def limit(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The site.")],
+    name: Site,
     *,
     max_bandwidth: Annotated[
         str, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
@@ -136,7 +141,7 @@ def limit(
 )
 def verify(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The site.")],
+    name: Site,
     *,
     no_wait: NoWait = False,
     output: Output = Form.TABLE,
@@ -154,7 +159,7 @@ def verify(
 )
 def remove(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The site.")],
+    name: Site,
     *,
     yes: Yes = False,
 ) -> None:
@@ -168,7 +173,7 @@ def remove(
 
 def sweep(
     ctx: typer.Context,
-    site: Annotated[str | None, typer.Argument(help="One site only.")] = None,
+    site: OneSite = None,
     *,
     no_wait: NoWait = False,
     output: Output = Form.TABLE,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from api.cli import units
+from api.cli.completion import offering
 from api.cli.names import find
 from api.cli.session import Form, Output, Rows, Session, Yes, command, field
 from controlplane.domain.kinds import facts
@@ -58,7 +59,9 @@ def list_workspaces(ctx: typer.Context, output: Output = Form.TABLE) -> None:
 )
 def delete(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The workspace.")],
+    name: Annotated[
+        str, typer.Argument(help="The workspace.", autocompletion=offering(Kind.WORKSPACE))
+    ],
     *,
     yes: Yes = False,
 ) -> None:
