@@ -395,7 +395,7 @@ class Demo:
         while monotonic() < until:
             status = self.system.operation(name)["status"]
             must(not status.get("outcome"), f"the move ended too soon: {status.get('problem')}")
-            if waits := str(status["result"].get("waitsFor") or ""):
+            if waits := str(status.get("waitsFor") or ""):
                 return waits
             _pause(0.1)
         raise Failed("the move never came to its cutover")

@@ -1,8 +1,9 @@
 """What an operator sets, read once in a composition root."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,7 +13,9 @@ class Settings(BaseSettings):
     Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
     `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
     key agent's unix socket. Times are seconds. A worker moves the bytes of
-    `copies_per_worker` disks at a time, and of as many more in cutovers.
+    `copies_per_worker` disks at a time, and of as many more in cutovers. At most `moves_at_once`
+    moves run, of each tenant and at each site no more than is said for them, and `moves_waiting`
+    more wait for their turn.
     """
 
     model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")
@@ -34,5 +37,9 @@ class Settings(BaseSettings):
     regions: tuple[str, ...] = ("eu-fr",)
     provider_timeout: float = 20.0
     copies_per_worker: int = 16
+    moves_at_once: Annotated[int, Field(ge=1)] = 50
+    moves_per_site: Annotated[int, Field(ge=1)] = 50
+    moves_per_tenant: Annotated[int, Field(ge=1)] = 50
+    moves_waiting: Annotated[int, Field(ge=0)] = 500
     log_level: str = "info"
     list_token_key: SecretStr | None = None

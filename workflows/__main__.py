@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from controlplane.domain.errors import NotFound
 from controlplane.domain.ids import OperationId
-from controlplane.services.assembly import Assembly, SystemClock, assemble
+from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds
 from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
@@ -109,7 +109,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     await wait_until_unsealed(parts.agent)
     client = await _connected(settings, parts)
     made = hands(settings, parts)
-    starter = Starter(parts.store, client, SystemClock().now)
+    starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
     stopped = asyncio.ensure_future(stop.wait())

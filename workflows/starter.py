@@ -1,18 +1,21 @@
-"""Tells Temporal what the outbox says: start this story, cancel that one."""
+"""Lets moves take turns, and tells Temporal what the outbox says: start this story, cancel that."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from time import monotonic
 
 from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.ids import OperationId
 from controlplane.domain.operation import OperationKind
+from controlplane.services.admission import admit
 from controlplane.store.engine import Store
 from controlplane.store.outbox import OutboxItem
 from workflows.calls import OperationOrder
@@ -22,12 +25,13 @@ from workflows.options import QUEUE
 from workflows.worker import STORIES
 
 _log = logging.getLogger(__name__)
+_LIMITS_EVERY = 1.0
 
 
 class Starter:
     """One runs beside each worker; that two say the same thing does no harm.
 
-    `pause` is the time between looks into the outbox, in seconds.
+    `pause` is the time between looks into the outbox, in seconds. `bounds` are those on moves.
     """
 
     def __init__(
@@ -38,12 +42,16 @@ class Starter:
         *,
         queue: str = QUEUE,
         pause: float = 0.05,
+        bounds: Bounds | None = None,
     ) -> None:
         self._store = store
         self._client = client
         self._clock = clock
         self._queue = queue
         self._pause = pause
+        self._bounds = bounds or Bounds()
+        self._seen: tuple[int, int] = (0, 0)
+        self._look_again = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what cannot be told now is told later."""
@@ -59,7 +67,7 @@ class Starter:
 
     async def tell(self) -> int:
         """Pass on what is pending now; answer how much it was."""
-        items = await asyncio.to_thread(self._pending)
+        items = await asyncio.to_thread(self._next)
         for item, kind in items:
             if item.what == "start":
                 await self._start(item.operation, kind)
@@ -72,11 +80,26 @@ class Starter:
             await asyncio.to_thread(self._done, item)
         return len(items)
 
-    def _pending(self) -> list[tuple[OutboxItem, OperationKind]]:
+    def _next(self) -> list[tuple[OutboxItem, OperationKind]]:
+        with self._store.read() as tx:
+            counted = tx.admissions.counted()
+        if self._takes_turns(counted):
+            with self._store.begin() as tx:
+                admit(tx, self._bounds, self._clock())
+                self._seen = tx.admissions.counted()
         with self._store.read() as tx:
             return [
                 (item, tx.operations.get(item.operation).kind) for item in tx.outbox.pending(100)
             ]
+
+    def _takes_turns(self, counted: tuple[int, int]) -> bool:
+        """Whether somebody waits and something changed: a move more or less, or a limit perhaps."""
+        there, admitted = counted
+        now = monotonic()
+        if there == admitted or (counted == self._seen and now < self._look_again):
+            return False
+        self._look_again = now + _LIMITS_EVERY
+        return True
 
     def _done(self, item: OutboxItem) -> None:
         with self._store.begin() as tx:

@@ -139,7 +139,7 @@ class _Lines:
         if not self._told:
             self._session.say(f"{self._title}   operation {name_of(operation)}")
             self._told[""] = ""
-        waits = operation["status"].get("result", {}).get("waitsFor", "")
+        waits = operation["status"].get("waitsFor", "")
         if waits != self._told.get(_WAITS, ""):
             self._told[_WAITS] = waits
             if waits:
@@ -186,9 +186,9 @@ def screen(title: str, operation: Doc, *, rows: int = 20) -> RenderableType:
     lines += [_line(step_line(step)) for step in shown]
     lines += [_line(progress_line(copy, operation)) for copy in running_copies(operation)]
     if goes_on:
-        if waits := status.get("result", {}).get("waitsFor"):
+        if waits := status.get("waitsFor"):
             lines.append(_line(f"  ..  waits: {waits}"))
-        if not steps:
+        elif not steps:
             lines.append(_line("  ..  waiting for a worker"))
         lines.append(_line("Ctrl-C leaves it running.", "dim"))
     return Group(*lines)

@@ -21,7 +21,8 @@ Rate = Annotated[int, Field(ge=64 * KIB, le=1 << 40)]
 class SiteSpec(Wire):
     """A provider endpoint. `options` and `pins` are per provider; its card documents them.
 
-    `maxBandwidth` bounds what passes between us and the site, in bytes a second.
+    `maxBandwidth` bounds what passes between us and the site, in bytes a second, `maxMoves` how
+    many moves from and to it run at once.
     """
 
     provider: ProviderKind
@@ -31,6 +32,7 @@ class SiteSpec(Wire):
     options: Annotated[dict[Key, Option], Field(max_length=64)] = Field(default_factory=dict)
     pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
     max_bandwidth: Rate | None = None
+    max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
 
 
 class SiteStatus(Status):
@@ -108,6 +110,7 @@ class OperationStatus(Status):
     findings: list[FindingOut] = Field(default_factory=list)
     problem: ProblemNote | None = None
     result: dict[str, object] = Field(default_factory=dict)
+    waits_for: str = ""
     cancel_requested: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None

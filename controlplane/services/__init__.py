@@ -49,7 +49,7 @@ class Services:
         self.orphans = Orphans(store=store, clock=clock)
         self.regions = Regions(store=store, settings=settings)
         self.uploads = Uploads(store=store, clock=clock, settings=settings)
-        self.operations = Operations(store=store, clock=clock)
+        self.operations = Operations(store=store, clock=clock, bounds=settings.bounds)
         self.changes = Changes(store=store, access=self.access, settings=settings)
         self.trail = Trail(store=store, clock=clock, signer=signer)
         self.cases: Mapping[Kind, Cases] = {
@@ -67,6 +67,6 @@ class Services:
             Kind.AUDIT_ENTRY: AuditEntries(store=store),
             Kind.AUDIT_CHECKPOINT: AuditCheckpoints(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
-            Kind.MOVE: Moves(store=store, clock=clock),
+            Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds),
             Kind.PLACEMENT: Placements(store=store),
         }

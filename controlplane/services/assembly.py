@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.ids import RegionName
 from controlplane.keys.client import AgentClient
 from controlplane.keys.keyring import Keyring
@@ -75,6 +76,16 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
     )
 
 
+def bounds(settings: Settings) -> Bounds:
+    """Those on moves."""
+    return Bounds(
+        at_once=settings.moves_at_once,
+        per_site=settings.moves_per_site,
+        per_tenant=settings.moves_per_tenant,
+        waiting=settings.moves_waiting,
+    )
+
+
 def services(settings: Settings, parts: Assembly) -> Services:
     """All use cases over one assembly."""
     settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -87,5 +98,6 @@ def services(settings: Settings, parts: Assembly) -> Services:
             public_url=settings.public_url.rstrip("/"),
             uploads=settings.uploads,
             region=RegionName(settings.regions[0]),
+            bounds=bounds(settings),
         ),
     )

@@ -5,16 +5,20 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.errors import Conflict, Invalid
-from controlplane.domain.ids import InstanceId
+from controlplane.domain.ids import InstanceId, SiteName
 from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
 from controlplane.domain.resource import Json, Kind, Resource, ResourceKey, State
-from controlplane.services.record import busy_with, cancel, decide, free, note, start
+from controlplane.services import admission
+from controlplane.services.ports import Clock
+from controlplane.services.record import busy_with, cancel, decide, free, note, queue, start
 from controlplane.services.references import must_be_local, resolve
 from controlplane.services.sites import known_site
-from controlplane.services.stored import Stored, in_living_workspace, living, referred
+from controlplane.services.stored import Resources, Stored, in_living_workspace, living, referred
 from controlplane.services.volumes import offered
 from controlplane.services.wish import Caller, Granted, Wish
+from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 
 _DEADLINE = 86_400
@@ -40,6 +44,23 @@ _STOPPED = frozenset(
 class Moves(Stored):
     kind = Kind.MOVE
 
+    def __init__(self, *, store: Store, clock: Clock, bounds: Bounds) -> None:
+        super().__init__(store=store, clock=clock)
+        self._bounds = bounds
+
+    def shown(self, tx: Tx, resource: Resource) -> Resource:
+        return self.page_shown(tx, [resource])[0]
+
+    def page_shown(self, tx: Tx, page: Resources) -> Resources:
+        """Those that wait for their turn say where they stand."""
+        waits = admission.of_moves(tx, page, self._bounds)
+        return [
+            replace(each, status={**each.status, "waitsFor": waits[each.id]})
+            if each.id in waits
+            else each
+            for each in page
+        ]
+
     def put(self, caller: Caller, key: ResourceKey, wish: Wish) -> Granted:
         now = self.clock.now()
         with self.store.begin() as tx:
@@ -50,8 +71,8 @@ class Moves(Stored):
                 granted = self.write(tx, key, wish, status={}, now=now)
                 return replace(granted, operation=_latest(tx, before, instance))
             kind = self._admit(tx, key, wish.spec, instance, before)
-            granted = self.write(tx, key, wish, status={"phase": "queued"}, now=now)
-            operation = _begin(tx, caller, kind, granted.resource, instance, now=now)
+            granted = self.write(tx, key, wish, status={"phase": admission.QUEUED}, now=now)
+            operation = self._begin(tx, caller, kind, granted.resource, instance, now=now)
             note(tx, caller, "put", key, now, instance=str(instance.key))
             return replace(granted, resource=tx.resources.get(key), operation=operation)
 
@@ -157,7 +178,32 @@ class Moves(Stored):
         if latest is None or latest.state not in _STOPPED:
             state = "not begun" if latest is None else latest.state
             raise Conflict(f"move {move.key} is {state}: only one that stopped can be retried")
-        return _begin(tx, caller, latest.kind, move, instance, now=self.clock.now(), planned=False)
+        now = self.clock.now()
+        return self._begin(tx, caller, latest.kind, move, instance, now=now, planned=False)
+
+    def _begin(
+        self,
+        tx: Tx,
+        caller: Caller,
+        kind: OperationKind,
+        move: Resource,
+        instance: Resource,
+        *,
+        now: datetime,
+        planned: bool = True,
+    ) -> Operation:
+        """The operation for the move as it is wished; a plan is made at once, a move waits."""
+        order = _order(move, planned=planned)
+        if kind is OperationKind.PLAN_MOVE:
+            operation = start(tx, caller, kind, instance, now=now, order=order)
+        else:
+            deadline = timedelta(seconds=cast("float", order["deadlineSeconds"]))
+            operation = queue(tx, caller, kind, instance, now=now, order=order, deadline=deadline)
+            sites = (tx.placements.get(InstanceId(instance.id)).site, SiteName(str(order["to"])))
+            admission.ask(tx, move, operation, sites, self._bounds)
+        changes = {"phase": admission.QUEUED, "operation": operation.name}
+        tx.resources.patch_status(move.id, changes, now=now)
+        return operation
 
 
 def _instance(tx: Tx, key: ResourceKey, spec: Json) -> Resource:
@@ -166,20 +212,11 @@ def _instance(tx: Tx, key: ResourceKey, spec: Json) -> Resource:
     return referred(tx, must_be_local(named, field=field, home=key), field=field)
 
 
-def _begin(
-    tx: Tx,
-    caller: Caller,
-    kind: OperationKind,
-    move: Resource,
-    instance: Resource,
-    *,
-    now: datetime,
-    planned: bool = True,
-) -> Operation:
-    """The operation for the move as it is wished; unless `planned` it makes its own plan."""
+def _order(move: Resource, *, planned: bool) -> dict[str, object]:
+    """What the operation is told of the wish; unless `planned` it makes its own plan."""
     spec = move.spec
     deadline = timedelta(seconds=cast("int", spec.get("deadline", _DEADLINE)))
-    order = {
+    return {
         "move": str(move.id),
         "to": cast("Json", spec["target"])["site"],
         "checks": [_check(check) for check in cast("list[Json]", spec.get("checks", []))],
@@ -194,13 +231,6 @@ def _begin(
         "planDigest": spec.get("planDigest") if planned else None,
         "waivers": spec.get("waivers", []),
     }
-    is_move = kind is OperationKind.MOVE
-    operation = start(
-        tx, caller, kind, instance, now=now, order=order, deadline=deadline if is_move else None
-    )
-    changes = {"phase": "queued", "operation": operation.name}
-    tx.resources.patch_status(move.id, changes, now=now)
-    return operation
 
 
 def _check(check: Json) -> Json:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.errors import Conflict
 from controlplane.domain.finding import Finding
 from controlplane.domain.ids import ResourceId, TenantName, WorkspaceName
@@ -16,6 +17,7 @@ from controlplane.domain.operation import (
     Step,
 )
 from controlplane.domain.resource import Condition, Json, Kind, Resource, ResourceKey, State
+from controlplane.services.admission import of_operations
 from controlplane.services.ports import Clock
 from controlplane.services.record import cancel
 from controlplane.services.stored import ReadOnly, known_workspace
@@ -45,14 +47,17 @@ _SUBJECTS = {
 
 
 class Operations(ReadOnly):
-    def __init__(self, *, store: Store, clock: Clock) -> None:
+    def __init__(self, *, store: Store, clock: Clock, bounds: Bounds) -> None:
         self._store = store
         self._clock = clock
+        self._bounds = bounds
 
     def get(self, caller: Caller, key: ResourceKey) -> Resource:
         del caller
         with self._store.read() as tx:
-            return shown(tx, tx.operations.by_name(key.tenant, key.workspace, key.name))
+            found = tx.operations.by_name(key.tenant, key.workspace, key.name)
+            waits = of_operations(tx, [found], self._bounds)
+            return shown(tx, found, waits.get(found.id, ""))
 
     def list(self, caller: Caller, page: Page) -> list[Resource]:
         """Newest first, and without steps and progress."""
@@ -65,7 +70,8 @@ class Operations(ReadOnly):
                 limit=page.limit,
                 after=page.after,
             )
-        return [_resource(operation) for operation in found]
+            waits = of_operations(tx, found, self._bounds)
+        return [_resource(each, waits_for=waits.get(each.id, "")) for each in found]
 
     def act(
         self,
@@ -96,11 +102,11 @@ def operation_key(operation: Operation) -> ResourceKey:
     )
 
 
-def shown(tx: Tx, operation: Operation) -> Resource:
-    """An operation with its steps and progress."""
+def shown(tx: Tx, operation: Operation, waits_for: str = "") -> Resource:
+    """An operation with its steps and progress, and what it waits for before it begins."""
     steps = tx.operations.steps(operation.id)
     progress = tx.operations.progress(operation.id)
-    return _resource(operation, steps, progress)
+    return _resource(operation, steps, progress, waits_for)
 
 
 def subject_ref(operation: Operation) -> str:
@@ -112,7 +118,10 @@ def subject_ref(operation: Operation) -> str:
 
 
 def _resource(
-    operation: Operation, steps: tuple[Step, ...] = (), progress: tuple[Progress, ...] = ()
+    operation: Operation,
+    steps: tuple[Step, ...] = (),
+    progress: tuple[Progress, ...] = (),
+    waits_for: str = "",
 ) -> Resource:
     spec: dict[str, object] = {
         "kind": operation.kind.value,
@@ -129,6 +138,7 @@ def _resource(
         "progress": [_progress(each) for each in progress],
         "findings": [_finding(finding) for finding in operation.findings],
         "result": operation.result,
+        "waitsFor": waits_for or operation.result.get("waitsFor", ""),
         "cancelRequested": operation.cancel_requested,
     }
     if operation.plan_digest:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.ids import RegionName, ResourceId
 
 
@@ -38,7 +39,7 @@ class ServiceSettings:
     """`region` is the one that resources without a site belong to.
 
     `public_url` is where clients reach the API, without a slash at its end. `uploads` is a folder
-    for files on their way to become images; the workers read it.
+    for files on their way to become images; the workers read it. `bounds` are those on moves.
     """
 
     public_url: str
@@ -46,3 +47,4 @@ class ServiceSettings:
     region: RegionName = field(default=RegionName("eu-fr"))
     login_lasts: timedelta = timedelta(days=30)
     upload_max: int = 64 * 1024**4
+    bounds: Bounds = field(default_factory=Bounds)

@@ -16,6 +16,7 @@ from controlplane.domain.operation import (
     OperationState,
 )
 from controlplane.domain.resource import Json, Resource, ResourceKey
+from controlplane.services.admission import give_up
 from controlplane.services.wish import Caller
 from controlplane.store.tx import Tx
 
@@ -61,6 +62,20 @@ def start(
     )
 
 
+def queue(
+    tx: Tx,
+    caller: Caller,
+    kind: OperationKind,
+    subject: Resource,
+    *,
+    now: datetime,
+    order: Json,
+    deadline: timedelta,
+) -> Operation:
+    """As `start`, but not in the outbox: somebody else says when it begins."""
+    return _queued(tx, caller, kind, subject.id, subject.key, now, order, deadline)
+
+
 def start_bare(
     tx: Tx,
     caller: Caller,
@@ -73,6 +88,21 @@ def start_bare(
     deadline: timedelta | None = None,
 ) -> Operation:
     """As `start`, for a subject that need not be a stored resource."""
+    operation = _queued(tx, caller, kind, subject, key, now, order or {}, deadline)
+    tx.outbox.add(operation.id, "start", now)
+    return operation
+
+
+def _queued(  # noqa: PLR0917  # what an operation is made of
+    tx: Tx,
+    caller: Caller,
+    kind: OperationKind,
+    subject: ResourceId,
+    key: ResourceKey,
+    now: datetime,
+    order: Json,
+    deadline: timedelta | None,
+) -> Operation:
     subject_name = str(key)
     operation = Operation(
         id=OperationId(uuid4()),
@@ -88,18 +118,18 @@ def start_bare(
         created_at=now,
         tenant=key.tenant,
         workspace=key.workspace,
-        order=dict(order or {}),
+        order=dict(order),
         deadline=None if deadline is None else now + deadline,
     )
     tx.operations.add(operation)
-    tx.outbox.add(operation.id, "start", now)
     return operation
 
 
 def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Operation:
     """Notes the wish to cancel where the story reads it, and nudges the story.
 
-    An operation that needs attention has no story any more: what it could not undo is tried again.
+    A move that waits for its turn begins at once, and only to end. An operation that needs
+    attention has no story any more: what it could not undo is tried again.
     Conflict once a move has switched: from there it only goes forward.
     """
     attention = operation.state is OperationState.NEEDS_ATTENTION
@@ -111,7 +141,8 @@ def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Opera
             " already and only goes forward: to return, move it back"
         )
     asked = operation if attention else tx.operations.request_cancel(operation.id)
-    tx.outbox.add(operation.id, "mend" if attention else "cancel", now)
+    if not give_up(tx, operation, now):
+        tx.outbox.add(operation.id, "mend" if attention else "cancel", now)
     _told(tx, caller, operation, "cancel", now)
     return asked
 

@@ -23,7 +23,7 @@ from controlplane.store.tx import Tx
 EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
-_LIMITS = frozenset({"maxBandwidth"})
+_LIMITS = frozenset({"maxBandwidth", "maxMoves"})
 _KEPT = frozenset(ArtefactState) - {ArtefactState.RELEASED}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import uuid4
 
 from controlplane.domain.errors import Conflict, Invalid, NotFound, Unsupported
@@ -16,6 +16,8 @@ from controlplane.services.wish import Caller, Granted, Page, Wish
 from controlplane.store.engine import Store
 from controlplane.store.resources import PRECONDITION, Deleted
 from controlplane.store.tx import Tx
+
+Resources: TypeAlias = list[Resource]
 
 
 class Cases(Protocol):
@@ -92,12 +94,16 @@ class Stored(ReadOnly):
                 after=page.after,
                 deleted=Deleted(page.deleted),
             )
-            return [self.shown(tx, resource) for resource in found]
+            return self.page_shown(tx, found)
 
     def shown(self, tx: Tx, resource: Resource) -> Resource:
         """`resource` with what is worked out at the moment of reading."""
         del tx
         return resource
+
+    def page_shown(self, tx: Tx, page: Resources) -> Resources:
+        """As `shown`, for several at once."""
+        return [self.shown(tx, resource) for resource in page]
 
     def write(
         self, tx: Tx, key: ResourceKey, wish: Wish, *, status: Json, now: datetime

@@ -1,4 +1,4 @@
-"""What this installation is: its incarnation."""
+"""What this installation is: its incarnation, and which turn of moves it has reached."""
 
 from uuid import UUID, uuid4
 
@@ -8,6 +8,7 @@ from controlplane.domain.errors import NotFound
 from controlplane.store.rows import Base
 
 _INCARNATION = "incarnation"
+_TURN = "turn"
 
 
 class _SettingRow(Base):
@@ -35,3 +36,13 @@ class Settings:
         """Draws the incarnation, unless there is one."""
         if self._session.get(_SettingRow, _INCARNATION) is None:
             self._session.add(_SettingRow(name=_INCARNATION, value=str(uuid4())))
+
+    @property
+    def turn(self) -> int:
+        """The highest turn of a move that ever began; 0 before the first."""
+        row = self._session.get(_SettingRow, _TURN)
+        return 0 if row is None else int(row.value)
+
+    @turn.setter
+    def turn(self, reached: int) -> None:
+        self._session.merge(_SettingRow(name=_TURN, value=str(reached)))

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from controlplane.store.admissions import Admissions
 from controlplane.store.artefacts import Artefacts
 from controlplane.store.audit import Audit
 from controlplane.store.credentials import Credentials
@@ -30,6 +31,7 @@ class Tx:
         self.events = Events(session, clock)
         self.resources = Resources(session, self.events)
         self.operations = Operations(session, self.events)
+        self.admissions = Admissions(session, self.settings)
         self.outbox = Outbox(session)
         self.leases = Leases(session, self.operations)
         self.placements = Placements(session, self.leases, self.events)

@@ -167,6 +167,7 @@ def test_a_move_keeps_its_instance_and_its_target(w: World, sites, shop: str, we
 
 def test_cancelling_marks_the_operation_and_nudges_it(w: World, sites, shop: str, web: str):
     started = w.put(at(w, shop), wish(web, sites[1]))
+    w.admit()
     answer = w.http.post(f"{at(w, shop)}/cancel")
     assert answer.status_code == 202
     operation = w.operation(answer)

@@ -16,6 +16,7 @@ import uvicorn
 from argon2 import PasswordHasher
 
 from api.http.app import create_app
+from controlplane.domain.admission import Bounds
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName
 from controlplane.domain.kinds import facts
@@ -27,6 +28,7 @@ from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
 from controlplane.keys.root import LocalAgent, RootKey
 from controlplane.services import Services
+from controlplane.services.admission import admit
 from controlplane.services.ports import ServiceSettings
 from controlplane.services.secrets import AuditSigner, SiteSecrets
 from controlplane.store.engine import Store
@@ -217,6 +219,11 @@ class World:
             )
         self.end(self.operation(answer))
 
+    def admit(self) -> None:
+        """What a starter does in each round: those begin whose turn it is."""
+        with self.store.begin() as tx:
+            admit(tx, self.services.settings.bounds, datetime.now(UTC))
+
     def outbox(self) -> list[tuple[OperationId, str]]:
         with self.store.read() as tx:
             return [(item.operation, item.what) for item in tx.outbox.pending(100_000)]
@@ -246,7 +253,7 @@ def served(app: object) -> Iterator[str]:
 
 
 @contextmanager
-def world(folder: Path, tenant: str = "acme") -> Iterator[World]:
+def world(folder: Path, tenant: str = "acme", bounds: Bounds | None = None) -> Iterator[World]:
     store = Store(f"sqlite:///{folder}/fedctl.db")
     store.migrate()
     agent = LocalAgent(RootKey(root=UUID(int=7), material=bytes(range(32))))
@@ -256,7 +263,9 @@ def world(folder: Path, tenant: str = "acme") -> Iterator[World]:
         secrets=secrets,
         signer=AuditSigner(agent, origin="fedctl.test/audit"),
         clock=SystemClock(),
-        settings=ServiceSettings(public_url="http://127.0.0.1", uploads=folder / "uploads"),
+        settings=ServiceSettings(
+            public_url="http://127.0.0.1", uploads=folder / "uploads", bounds=bounds or Bounds()
+        ),
         passwords=cheap_passwords(),
     )
     token = services.identity.bootstrap(tenant, "ada", PASSWORD)

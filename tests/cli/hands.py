@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 from uuid import UUID, uuid4
 
+from controlplane.domain.admission import Bounds
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.ids import ArtefactId, InstanceId, ResourceId, SiteName
@@ -18,6 +19,7 @@ from controlplane.domain.operation import (
 )
 from controlplane.domain.placement import Placement
 from controlplane.domain.resource import State
+from controlplane.services.admission import admit
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 
@@ -33,6 +35,7 @@ class Hands:
         self.store = store
         self.blockers: list[Finding] = []
         self.failure: tuple[OperationState, Problem] | None = None
+        self.bounds = Bounds()
         self.held: set[OperationKind] = set()
         self.begun: set[UUID] = set()
         self._stop = threading.Event()
@@ -48,7 +51,8 @@ class Hands:
 
     def _run(self) -> None:
         while not self._stop.wait(0.01):
-            with self.store.read() as tx:
+            with self.store.begin() as tx:
+                admit(tx, self.bounds, datetime.now(UTC))
                 items = tx.outbox.pending(100)
             for item in items:
                 with self.store.begin() as tx:

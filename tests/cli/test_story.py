@@ -58,6 +58,33 @@ def test_the_whole_story(fedctl: Fedctl, web: str, sites: tuple[str, str], shop:
     assert swept["status"]["result"]["sites"]
 
 
+def test_a_site_s_limits_are_set_each_by_itself(fedctl: Fedctl, sites: tuple[str, str]):
+    limit = ("site", "limit", sites[1])
+    said = fedctl.ok(*limit, "--max-moves", "4", "--max-bandwidth", "50MiB/s").err
+    assert "50.0 MiB/s at most, 4 moves at once" in said
+    assert "4 moves at once" in fedctl.ok("site", "show", sites[1]).out
+    assert "4 moves at once" in fedctl.ok(*limit, "--max-bandwidth", "none").err
+    assert "no limit" in fedctl.ok(*limit, "--max-moves", "none").err
+    assert fedctl(*limit).code == 2
+    assert "write a number" in fedctl(*limit, "--max-moves", "few").err
+
+
+def test_a_move_that_waits_for_its_turn_says_so(
+    fedctl: Fedctl, web: str, sites: tuple[str, str], hands: Hands, shop: str
+):
+    limit = ("site", "limit", sites[1], "--max-moves")
+    fedctl.ok(*limit, "0")
+    left = fedctl.ok("move", web, "--to", sites[1], "--yes", "--no-wait")
+    waits = f"1st of 1 waiting: site {sites[1]} takes no moves"
+    assert waits in fedctl.ok("moves", "list", "-w", shop).out
+    assert waits in fedctl.ok("moves", "show", web.split("/")[1]).out
+    operation = left.out.split()[-1]
+    assert waits in fedctl.ok("operation", "show", operation).err
+    assert waits in fedctl.ok("operation", "list", "-w", shop).out
+    fedctl.ok(*limit, "none")
+    assert fedctl.ok("operation", "watch", operation).err.endswith("done.\n")
+
+
 def test_a_refused_move_says_why_and_changes_nothing(
     fedctl: Fedctl, web: str, sites: tuple[str, str], hands: Hands
 ):

@@ -36,7 +36,7 @@ from controlplane.domain.placement import Served
 from controlplane.keys.agent import Agent, AgentServer
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.root import LocalAgent, RootKey
-from controlplane.services.assembly import Assembly, SystemClock, assemble, services
+from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds, services
 from controlplane.settings import Settings
 from drivers.simulators.__main__ import OPENSTACK, PROXMOX, Sites
 from drivers.simulators.faults import FAST, Faults, Profile
@@ -119,7 +119,9 @@ class Worker:
         client = await Client.connect(self._settings.temporal_address, **client_options(codec))
         async with build_worker(client, hands(self._settings, self._parts)):
             pause = asyncio.Event()
-            starter = Starter(store, client, SystemClock().now, pause=0.02)
+            starter = Starter(
+                store, client, SystemClock().now, pause=0.02, bounds=bounds(self._settings)
+            )
             telling = asyncio.ensure_future(starter.run(pause))
             self._ready.set()
             await self._stop.wait()

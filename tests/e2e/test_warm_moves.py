@@ -38,7 +38,7 @@ def test_a_cutover_waits_until_it_is_asked_for(system: System, shop: Shop) -> No
     def waits() -> str:
         status: dict[str, Any] = system.look(path)["status"]
         assert not status.get("outcome"), status
-        return str(status["result"].get("waitsFor", ""))
+        return str(status.get("waitsFor", ""))
 
     until(waits, "the move waits for its cutover")
     assert (shop.power(name), shop.home(name)) == ("on", OPENSTACK)

@@ -69,6 +69,7 @@ class EndingActivities:
                 ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
             )
             tx.served.revoke(op.id)
+            tx.admissions.forget(op.id)
             _settle(tx, op, outcome, now)
             if outcome.state is not OperationState.NEEDS_ATTENTION:
                 tx.leases.release(InstanceId(op.subject), op.id)

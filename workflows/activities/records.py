@@ -8,7 +8,7 @@ from uuid import UUID
 from temporalio import activity
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
-from controlplane.domain.errors import Conflict
+from controlplane.domain.errors import SUPERSEDED, Conflict
 from controlplane.domain.ids import (
     ArtefactId,
     InstanceId,
@@ -19,6 +19,7 @@ from controlplane.domain.ids import (
 )
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import (
+    ENDED,
     SWITCHED,
     Operation,
     OperationKind,
@@ -123,10 +124,12 @@ class RecordActivities:
 
     @activity.defn(no_thread_cancel_exception=True)
     def begin(self, operation: str) -> None:
-        """Running from now on; a second beginning changes nothing."""
+        """Running from now on; a second beginning changes nothing. Conflict once it has ended."""
         now = self._clock()
         with translated("begin"), self._store.begin() as tx:
             op = tx.operations.get(operation_id(operation))
+            if op.state in ENDED:
+                raise Conflict(f"operation {op.name} has ended ({op.state})", reason=SUPERSEDED)
             if op.state is not OperationState.QUEUED:
                 return
             if op.cancel_requested:

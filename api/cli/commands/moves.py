@@ -146,9 +146,10 @@ def list_moves(
                         status.get("phase", ""),
                         _downtime(status),
                         units.age(each["metadata"]["createdAt"]),
+                        status.get("waitsFor", ""),
                     )
                 )
-        columns = ("NAME", "INSTANCE", "FROM", "TO", "PHASE", "DOWNTIME", "AGE")
+        columns = ("NAME", "INSTANCE", "FROM", "TO", "PHASE", "DOWNTIME", "AGE", "WAITS FOR")
         session.data(items, Rows(columns, rows))
 
 
@@ -170,6 +171,7 @@ def show(
             "to": document["spec"]["target"]["site"],
             "state": status["state"],
             "phase": status.get("phase"),
+            "waits": status.get("waitsFor"),
             "operation": status.get("operation"),
             "plan": status.get("planDigest"),
             "downtime": _downtime(status),

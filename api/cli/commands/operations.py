@@ -49,10 +49,11 @@ def list_operations(
                 each["status"].get("phase", ""),
                 _took(each),
                 units.age(each["metadata"]["createdAt"]),
+                each["status"].get("waitsFor", ""),
             )
             for each in items
         ]
-        columns = ("NAME", "KIND", "SUBJECT", "STATE", "PHASE", "TOOK", "AGE")
+        columns = ("NAME", "KIND", "SUBJECT", "STATE", "PHASE", "TOOK", "AGE", "WAITS FOR")
         session.data(items, Rows(columns, rows))
 
 
@@ -73,6 +74,8 @@ def show(
         session.say(f"{name_of(operation)}: {operation['spec']['kind']} of {_subject(operation)}")
         phase = f", {status['phase']}" if status.get("phase") else ""
         session.say(f"  state   {status['operationState']}{phase}")
+        if status.get("waitsFor"):
+            session.say(f"  waits   {status['waitsFor']}")
         session.say(
             f"  asked   by {operation['spec']['actor']}, request {operation['spec']['request']}"
         )

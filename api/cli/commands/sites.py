@@ -1,6 +1,7 @@
 """fedctl site, sweep: provider endpoints, and what lies there unaccounted for."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -111,25 +112,34 @@ def show(
     app,
     "limit",
     "fedctl site limit par-pve --max-bandwidth 50MiB/s",
-    "fedctl site limit par-pve --max-bandwidth none",
-    text="Bounds what passes between us and a site; what runs keeps to it within seconds.",
+    "fedctl site limit par-pve --max-moves 4 --max-bandwidth none",
+    text="Bounds what passes between us and a site (what runs keeps to it within seconds), and how"
+    " many moves run there at once.",
 )
 def limit(
     ctx: typer.Context,
     name: Site,
     *,
     max_bandwidth: Annotated[
-        str, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
-    ],
+        str | None, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
+    ] = None,
+    max_moves: Annotated[
+        str | None,
+        typer.Option("--max-moves", help="Such as 4; 0 lets none begin, none lifts it."),
+    ] = None,
 ) -> None:
     with Session(ctx) as session:
+        if max_bandwidth is None and max_moves is None:
+            raise Invalid("say what to limit: --max-bandwidth, --max-moves, or both")
         site = find(session, Kind.SITE, name)
-        spec = {k: v for k, v in site.document["spec"].items() if k != "maxBandwidth"}
-        if max_bandwidth != "none":
-            spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")}
+        spec = dict(site.document["spec"])
+        if max_bandwidth is not None:
+            spec["maxBandwidth"] = _unless_none(max_bandwidth, "--max-bandwidth", rate)
+        if max_moves is not None:
+            spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
+        spec = {k: v for k, v in spec.items() if v is not None}
         session.client.put(SITE, site.name, spec)
-        session.say(f"{site.name}: {max_bandwidth} at most." if "maxBandwidth" in spec
-                    else f"{site.name}: no limit.")  # fmt: skip
+        session.say(f"{site.name}: {_limits(spec) or 'no limit'}.")
 
 
 @command(
@@ -244,8 +254,29 @@ def _facts(site: Doc) -> dict[str, object]:
         "warnings": "; ".join(status.get("warnings", [])),
         "problem": field(site, "status", "problem", "message"),
         "seen": units.local(status["lastSeenAt"]) if status.get("lastSeenAt") else None,
+        "limits": _limits(site["spec"]),
         "credentials": "given" if status.get("hasCredentials") else "none",
     }
+
+
+def _limits(spec: Doc) -> str:
+    """What bounds the work with a site; empty where nothing does."""
+    found = []
+    if "maxBandwidth" in spec:
+        found.append(f"{units.size(spec['maxBandwidth'])}/s at most")
+    if "maxMoves" in spec:
+        found.append(f"{spec['maxMoves']} moves at once")
+    return ", ".join(found)
+
+
+def _unless_none(text: str, option: str, read: Callable[[str, str], int]) -> int | None:
+    return None if text == "none" else read(text, option)
+
+
+def _number(text: str, option: str) -> int:
+    if not text.isdecimal():
+        raise Invalid(f"{option} is {text!r}: write a number, or none")
+    return int(text)
 
 
 def _secrets(source: str) -> dict[str, str]:
