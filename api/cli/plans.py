@@ -25,7 +25,7 @@ def plan_text(subject: str, move: Doc) -> str:
         lines += ["", f"  estimate  {_estimate(estimate)}"]
     told = [f for f in status.get("findings", []) if f["severity"] != "blocker"]
     lines += [""] if told else []
-    lines += [_finding(f) for f in told]
+    lines += [finding_line(f) for f in told]
     return "\n".join(lines)
 
 
@@ -33,10 +33,11 @@ def blocked(subject: str, site: str, move: Doc, request: str = "") -> Stopped:
     """A refusal: every blocker with its evidence and remedy."""
     lines = [""]
     for each in blockers(move["status"]):
-        lines.append(_finding(each).strip())
+        lines.append(finding_line(each).strip())
         if each.get("remedy"):
             lines.append(f"          {each['remedy']}")
-    lines += ["", f"Nothing was changed.   {request}exit {BLOCKED}"]
+    lines += ["", f"fedctl move {subject} --where   says which sites could take it"]
+    lines += [f"Nothing was changed.   {request}exit {BLOCKED}"]
     return Stopped(
         f"Not moved: {subject} may not run on {site}.", exit_code=BLOCKED, notes=tuple(lines)
     )
@@ -162,5 +163,5 @@ def _estimate(estimate: Doc) -> str:
     return f"{whole} in all, {down} downtime, {sent} sent{basis}"
 
 
-def _finding(finding: Doc) -> str:
+def finding_line(finding: Doc) -> str:
     return f"  {finding['severity']:<8}  {finding['id']}  {finding['evidence']}"

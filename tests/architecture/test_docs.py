@@ -119,7 +119,7 @@ def test_every_command_that_is_shown_exists(name: str):
 
 def test_a_wrong_command_would_be_noticed():
     assert mistake("fedctl instance fly web-1")
-    assert mistake("fedctl move web-1 --where par-pve")
+    assert mistake("fedctl move web-1 --whither par-pve")
     assert not mistake("fedctl move web-1 --to par-pve --plan")
 
 

@@ -71,6 +71,8 @@ def hands(worker: Hands) -> Iterator[Hands]:
     """The worker, with what a test asked of it taken back afterwards."""
     yield worker
     worker.blockers.clear()
+    worker.refusing.clear()
+    worker.silent.clear()
     worker.held.clear()
     worker.failure = None
 

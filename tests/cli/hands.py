@@ -34,6 +34,8 @@ class Hands:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.blockers: list[Finding] = []
+        self.refusing: dict[str, Finding] = {}
+        self.silent: dict[str, Problem] = {}
         self.failure: tuple[OperationState, Problem] | None = None
         self.bounds = Bounds()
         self.held: set[OperationKind] = set()
@@ -91,7 +93,9 @@ class Hands:
             state = OperationState.CANCELLED
         elif op.kind is K.MOVE and self.failure is not None:
             state, problem = self.failure
-        elif op.kind is K.PLAN_MOVE and self.blockers:
+        elif op.kind is K.PLAN_MOVE and op.order["to"] in self.silent:
+            state, problem = OperationState.FAILED, self.silent[str(op.order["to"])]
+        elif op.kind is K.PLAN_MOVE and (self.blockers or op.order["to"] in self.refusing):
             state = OperationState.BLOCKED
         result = self._settle(tx, op, state, now)
         tx.operations.update(
@@ -163,6 +167,7 @@ class Hands:
                 evidence="guest agent not seen: the copy will be crash-consistent",
             ),
             *self.blockers,
+            *[found for site, found in self.refusing.items() if site == op.order["to"]],
         ]
         changes: dict[str, object] = {"phase": state.value, "operation": op.name}
         if op.kind is K.PLAN_MOVE:

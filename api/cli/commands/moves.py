@@ -26,6 +26,7 @@ from api.cli.session import (
     field,
 )
 from api.cli.watch import blockers, ended, finish, follow, name_of
+from api.cli.where import choices, tell
 from controlplane.domain.errors import Invalid, NotFound
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import OperationState
@@ -50,7 +51,10 @@ def move(
     to: Annotated[
         str,
         typer.Option("--to", help="The site it is to be on.", autocompletion=offering(Kind.SITE)),
-    ],
+    ] = "",
+    where: Annotated[
+        bool, typer.Option("--where", help="Show what a move to each site would be, and stop.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
     yes: Yes = False,
     max_downtime: Annotated[
@@ -91,23 +95,26 @@ def move(
     workspace: Workspace = None,
     output: Output = Form.TABLE,
 ) -> None:
+    if where == bool(to):
+        raise Invalid("say --to SITE, or --where to see what each site could do")
+    spec: dict[str, object] = {}
+    spec |= {"method": method} if method != "auto" else {}
+    spec |= _cutover(cutover, cutover_until)
+    spec |= {"maxDowntime": seconds(max_downtime, "--max-downtime")} if max_downtime else {}
+    spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")} if max_bandwidth else {}
+    spec |= {"deadline": seconds(deadline, "--deadline")} if deadline else {}
+    spec |= {"retainSource": seconds(retain, "--retain")} if retain else {}
+    spec |= {"checks": [_check(text) for text in check]} if check else {}
+    spec |= {"skuRef": {"resource": f"skus/{sku}"}} if sku else {}
+    spec |= {"networkMap": [_mapping(text) for text in network]} if network else {}
+    spec |= {"waivers": waive} if waive else {}
     with Session(ctx, form=output, workspace=workspace) as session:
         found = find(session, Kind.INSTANCE, instance)
-        spec: dict[str, object] = {
-            "instanceRef": {"resource": f"{INSTANCE.collection}/{found.name}"},
-            "target": {"site": to},
-        }
-        spec |= {"method": method} if method != "auto" else {}
-        spec |= _cutover(cutover, cutover_until)
-        spec |= {"maxDowntime": seconds(max_downtime, "--max-downtime")} if max_downtime else {}
-        if max_bandwidth:
-            spec |= {"maxBandwidth": rate(max_bandwidth, "--max-bandwidth")}
-        spec |= {"deadline": seconds(deadline, "--deadline")} if deadline else {}
-        spec |= {"retainSource": seconds(retain, "--retain")} if retain else {}
-        spec |= {"checks": [_check(text) for text in check]} if check else {}
-        spec |= {"skuRef": {"resource": f"skus/{sku}"}} if sku else {}
-        spec |= {"networkMap": [_mapping(text) for text in network]} if network else {}
-        spec |= {"waivers": waive} if waive else {}
+        spec["instanceRef"] = {"resource": f"{INSTANCE.collection}/{found.name}"}
+        if where:
+            tell(session, found, choices(session, found, spec))
+            return
+        spec["target"] = {"site": to}
         called = name or _fresh_name(session, found)
         planned = _plan(session, found, called, spec)
         session.say(plan_text(str(found), planned))
