@@ -17,6 +17,7 @@ from api.cli.commands import (
     operations,
     orphans,
     sites,
+    support,
     workspaces,
 )
 from api.cli.commands.dev import dev
@@ -164,6 +165,7 @@ command(
     text="Compares what lies at the sites with what is recorded; deletes nothing.",
 )(sites.sweep)
 app.add_typer(orphans.app, name="orphans", help="What sweeps found unaccounted for.")
+app.add_typer(support.app, name="support", help="What to send to somebody who helps.")
 
 
 if __name__ == "__main__":

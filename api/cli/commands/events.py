@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlencode
@@ -11,13 +12,14 @@ from urllib.parse import urlencode
 import typer
 
 from api.cli import units
-from api.cli.client import Doc
+from api.cli.client import Client, Doc, opened
 from api.cli.failure import Stopped
 from api.cli.session import Form, Output, Session, Workspace
 from api.schemas.errors import DETACHED
 from controlplane.domain.errors import Unavailable
 
 _AGAIN = 1.0  # seconds
+_QUIET = 3.0  # seconds without a line, after which all is told
 
 
 @dataclass(slots=True)
@@ -34,7 +36,8 @@ class _Followed:
         while True:
             query = f"?{urlencode({'since': self.cursor})}" if self.cursor else ""
             try:
-                for kind, data in self._messages(f"{self.path}{query}"):
+                for cursor, kind, data in _messages(self.session.client, f"{self.path}{query}"):
+                    self.cursor = cursor
                     connected = True
                     if kind == "reset":
                         self.session.say("Some changes can not be told any more: read anew.")
@@ -45,20 +48,6 @@ class _Followed:
                     raise
             self._pause.wait(_AGAIN)
 
-    def _messages(self, path: str) -> Iterator[tuple[str, str]]:
-        kind = data = ""
-        for line in self.session.client.lines(path):
-            name, _, value = line.partition(": ")
-            if name == "id":
-                self.cursor = value
-            elif name == "event":
-                kind = value
-            elif name == "data":
-                data = value
-            elif not line:
-                yield kind, data
-                kind = data = ""
-
 
 def events(
     ctx: typer.Context,
@@ -68,11 +57,7 @@ def events(
     output: Output = Form.TABLE,
 ) -> None:
     with Session(ctx, form=output, workspace=workspace) as session:
-        client = session.client
-        inside = f"/workspaces/{workspace}" if workspace else ""
-        path = f"/providers/fedctl.federation/v1/tenants/{session.context.tenant}{inside}/events"
-        followed = _Followed(session, path, since)
-        del client
+        followed = _Followed(session, _path(session, workspace), since)
         try:
             for count, change in enumerate(followed.changes(), start=1):
                 if output is Form.TABLE:
@@ -85,6 +70,46 @@ def events(
         except KeyboardInterrupt:
             notes = (f"fedctl events --since {followed.cursor}   to go on here",)
             raise Stopped("Left.", exit_code=DETACHED, notes=notes) from None
+
+
+def recent_events(session: Session, most: int = 500) -> list[Doc]:
+    """The newest changes that may be told, oldest first; `most` counts untold ones too."""
+    path = _path(session)
+    found: list[Doc] = []
+    with closing(opened(session.context, timeout=_QUIET)) as client:
+        now, _, _ = next(_messages(client, path))
+        life, _, last = now.rpartition(".")
+        query = urlencode({"since": f"{life}.{max(int(last) - most, 0)}"})
+        try:
+            for cursor, _, data in _messages(client, f"{path}?{query}"):
+                found += [{"cursor": cursor, **json.loads(data)}] if data not in {"", "{}"} else []
+                if int(cursor.rpartition(".")[2]) >= int(last):
+                    break
+        except Unavailable:
+            pass  # the rest is not for us to hear: nothing comes before the next sign of life
+    return found
+
+
+def _path(session: Session, workspace: str | None = None) -> str:
+    inside = f"/workspaces/{workspace}" if workspace else ""
+    tenant = session.client.context.tenant
+    return f"/providers/fedctl.federation/v1/tenants/{tenant}{inside}/events"
+
+
+def _messages(client: Client, path: str) -> Iterator[tuple[str, str, str]]:
+    """Cursor, kind and data of each message of the stream."""
+    cursor = kind = data = ""
+    for line in client.lines(path):
+        name, _, value = line.partition(": ")
+        if name == "id":
+            cursor = value
+        elif name == "event":
+            kind = value
+        elif name == "data":
+            data = value
+        elif not line:
+            yield cursor, kind, data
+            kind = data = ""
 
 
 def _line(change: Doc) -> str:

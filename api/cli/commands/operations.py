@@ -38,7 +38,9 @@ def list_operations(
 ) -> None:
     with Session(ctx, form=output, workspace=workspace) as session:
         items = sorted(
-            _all(session, limit=_RECENT), key=lambda o: o["metadata"]["createdAt"], reverse=True
+            recent_operations(session, limit=_RECENT),
+            key=lambda o: o["metadata"]["createdAt"],
+            reverse=True,
         )
         rows = [
             (
@@ -154,7 +156,7 @@ def _took(operation: Doc) -> str:
     return units.seconds(passed.total_seconds())
 
 
-def _all(session: Session, *, limit: int) -> list[Doc]:
+def recent_operations(session: Session, *, limit: int) -> list[Doc]:
     """Those of the workspace that was named, or of all that may be seen."""
     only = session.named_workspace
     client = session.client
@@ -185,7 +187,7 @@ def _path(session: Session, text: str) -> str:
     workspace, _, name = text.rpartition("/")
     if workspace:
         return session.client.path(facts(Kind.OPERATION, Scope.WORKSPACE), name, workspace)
-    every = _all(session, limit=10_000)
+    every = recent_operations(session, limit=10_000)
     exact = [each for each in every if each["metadata"]["name"] == name]
     found = exact or [each for each in every if each["metadata"]["name"].startswith(name)]
     if not found:
