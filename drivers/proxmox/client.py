@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ssl import CERT_NONE
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import requests
 from proxmoxer import ProxmoxAPI
 from proxmoxer.core import ResourceException
 from requests.adapters import HTTPAdapter
+from urllib3.util.ssl_ import create_urllib3_context
 
 from controlplane.domain.errors import (
     Busy,
@@ -178,6 +180,12 @@ class _Pinned(HTTPAdapter):
         block: bool = False,  # noqa: FBT001, FBT002  # the base class's shape
         **pool: Any,  # noqa: ANN401  # the base class's shape
     ) -> None:
+        # A context of its own: in urllib3's each connection first reads all of the machine's CAs.
         super().init_poolmanager(
-            connections, maxsize, block, assert_fingerprint=self._fingerprint, **pool
+            connections,
+            maxsize,
+            block,
+            assert_fingerprint=self._fingerprint,
+            ssl_context=create_urllib3_context(cert_reqs=CERT_NONE),
+            **pool,
         )
