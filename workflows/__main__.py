@@ -133,6 +133,7 @@ async def _main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("temporalio").setLevel(logging.ERROR)
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # six lines a connection otherwise
     parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))
     parts.store.await_schema()
     stop = asyncio.Event()

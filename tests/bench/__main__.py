@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, embedded, overhead, soak, warm
+from tests.bench import cancel, embedded, many, overhead, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
     "embedded": embedded.measure,
+    "many": many.measure,
     "overhead": overhead.measure,
     "soak": soak.measure,
     "warm": warm.measure,

@@ -155,7 +155,7 @@ def dev(folder: Path, *, profile: str = "fast", seed: int = 1) -> Iterator[Dev]:
             [sys.executable, "-m", "api.embedded", *words], stdout=log, stderr=log
         )
     try:
-        until((folder / "ready").exists, "fedctl dev is ready", 60)
+        until((folder / "ready").exists, "fedctl dev is ready", 180)
         made = Dev(folder, process)
         try:
             yield made
