@@ -37,7 +37,7 @@ from workflows.calls import (
 from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
 from workflows.source import Source
-from workflows.target import DiskBytes, Target
+from workflows.target import POWER_ON, DiskBytes, Target
 
 
 @workflow.defn
@@ -283,7 +283,7 @@ class _Run:
             SiteActivities.verify_fence,
             Fence(at=self.source.at("verify fence"), level=self.plan.fence),
         )
-        on = SetPower(at=target.at("power on isolated", "instance"), power=Power.ON)
+        on = SetPower(at=target.at(POWER_ON, "instance"), power=Power.ON, sole=True)
         await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)
         await wait(SiteActivities.wait_power, replace(on, at=target.at("target runs", "instance")))
         for index, check in enumerate(self.plan.checks):

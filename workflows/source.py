@@ -25,6 +25,7 @@ from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, Transfe
 from workflows.calls import call, clean, copy, record, remove, undo, wait
 from workflows.saga import Saga, Undo
 
+_STOP, _STOPPED = "stop source", "source stopped"
 _STILL_AT_LEAST, _MARGIN = timedelta(minutes=1), 5
 
 
@@ -77,12 +78,13 @@ class Source:
         else:
             self.down_since = workflow.now()
         off = SetPower(
-            at=self.at("stop source"),
+            at=self.at(_STOP),
             power=Power.OFF,
             manner=Manner.HARD if self._paused else Manner.GRACEFUL,
+            sole=True,
         )
         await self._saga.step(call(SiteActivities.set_power, off), undo=self._restart)
-        await wait(SiteActivities.wait_power, replace(off, at=self.at("source stopped")))
+        await wait(SiteActivities.wait_power, replace(off, at=self.at(_STOPPED)))
         await self._saga.step(
             call(SiteActivities.fence, Fence(at=self.at("fence source"), level=self.plan.fence)),
             undo=lambda: undo(SiteActivities.unfence, self.at("undo: unfence source")),
@@ -91,7 +93,7 @@ class Source:
     async def _restart(self) -> None:
         if not self.plan.was_on:
             return
-        on = SetPower(at=self.at("undo: start source"), power=Power.ON)
+        on = SetPower(at=self.at("undo: start source"), power=Power.ON, undoes=(_STOP, _STOPPED))
         await undo(SiteActivities.set_power, on)
         await undo(SiteActivities.wait_power, on)
 

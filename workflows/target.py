@@ -36,6 +36,8 @@ from workflows.activities.transfer import Prove, Publish, Push, TransferActiviti
 from workflows.calls import call, clean, copy, record, undo, wait
 from workflows.saga import Saga, Undo
 
+POWER_ON = "power on isolated"
+
 Taken = Callable[[ArtefactKind, At], Awaitable[object]]
 
 
@@ -233,7 +235,10 @@ class Target:
     async def power_off(self) -> None:
         """The undo of powering on: cut, and seen to be off."""
         order = SetPower(
-            at=self.at("undo: target off", "instance"), power=Power.OFF, manner=Manner.HARD
+            at=self.at("undo: target off", "instance"),
+            power=Power.OFF,
+            manner=Manner.HARD,
+            undoes=(POWER_ON,),
         )
         await undo(SiteActivities.set_power, order)
         await undo(SiteActivities.wait_power, order)

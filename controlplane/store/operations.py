@@ -255,19 +255,31 @@ class Operations:
     def claim_step(self, id: OperationId, name: str, attempt: int) -> None:
         """The attempt is the newest of the running step, and none before it may act any more.
 
-        Conflict with reason `superseded` for one that is not, or whose step has ended.
+        Conflict with reason `superseded` for one that is not, or whose step has ended. What was
+        undone is over for attempts to come, too.
         """
         row = self._session.get(StepRow, (id, name))
         if row is None:
             raise NotFound(f"operation {id} has no step {name!r}: it did not begin")
-        if row.attempts < attempt:
+        if row.attempts < attempt and row.state != StepState.UNDONE.value:
             row.attempts, row.state, row.ended_at = attempt, StepState.RUNNING.value, None
             self._events.append(Kind.OPERATION, id)
-        elif row.attempts > attempt or row.state != StepState.RUNNING.value:
+        elif row.attempts != attempt or row.state != StepState.RUNNING.value:
             raise Conflict(
-                f"attempt {attempt} of {name!r} is over: a later one took its place",
+                f"attempt {attempt} of {name!r} is over: a later one took its place, or it is"
+                " undone",
                 reason=SUPERSEDED,
             )
+
+    def undo_step(self, id: OperationId, name: str, now: datetime) -> None:
+        """No attempt of the step may act from now on, also where none was heard of yet."""
+        row = self._session.get(StepRow, (id, name))
+        if row is None:
+            self.begin_step(id, name, now)
+            self.end_step(id, name, StepState.UNDONE, now)
+        elif row.state != StepState.UNDONE.value:
+            row.state, row.ended_at = StepState.UNDONE.value, row.ended_at or now
+            self._events.append(Kind.OPERATION, id)
 
     def end_step(  # noqa: PLR0917  # a step, then what it cost
         self,

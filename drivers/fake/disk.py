@@ -6,7 +6,7 @@ from hashlib import sha256
 from threading import RLock
 
 from controlplane.domain.disk import KIB, Extent, ExtentKind
-from controlplane.domain.errors import Invalid, NotFound
+from controlplane.domain.errors import Invalid, Unavailable
 
 PAGE = 64 * KIB
 _ZEROS = bytes(PAGE)
@@ -81,7 +81,7 @@ class Grant:
 
     def check(self) -> None:
         if self.revoked:
-            raise NotFound(f"{self.what} was revoked: open it again if it is still yours")
+            raise Unavailable(f"{self.what} was revoked: open it again if it is still yours")
 
 
 class FakeReader:

@@ -198,8 +198,24 @@ def test_an_attempt_that_was_given_up_may_not_act_any_more(store):
     assert not claims(2), "its step has ended"
     assert claims(3), "the answer of the one before was lost"
     with store.begin() as tx:
-        tx.operations.end_step(op.id, "write", StepState.UNDONE, T0 + SECOND)
+        tx.operations.undo_step(op.id, "write", T0 + SECOND)
     assert not claims(3), "its story unwinds"
+    assert not claims(4), "nobody comes later either"
+
+
+def test_a_step_that_is_undone_keeps_its_end_and_may_be_unheard_of(store):
+    op = added(store)
+    with store.begin() as tx:
+        tx.operations.begin_step(op.id, "on", T0)
+        tx.operations.end_step(op.id, "on", StepState.OK, T0 + SECOND)
+        for name in ("on", "never"):
+            tx.operations.undo_step(op.id, name, T0 + 2 * SECOND)
+            tx.operations.undo_step(op.id, name, T0 + 3 * SECOND)
+        on, never = tx.operations.steps(op.id)
+        with pytest.raises(Conflict):
+            tx.operations.claim_step(op.id, "never", 1)
+    assert (on.state, on.ended_at) == (StepState.UNDONE, T0 + SECOND)
+    assert (never.state, never.ended_at) == (StepState.UNDONE, T0 + 2 * SECOND)
 
 
 def test_progress_is_written_at_most_once_a_second_and_always_at_its_end(store):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -70,6 +70,8 @@ class _Inbound(ActivityInboundInterceptor):
             raise ApplicationError("injected", non_retryable=True)
         if plan.fault is Fault.TWICE:
             context.heartbeat = heartbeat
+            info = activity.info()
+            context.info = lambda: replace(info, attempt=info.attempt + 1)
             return await super().execute_activity(input)
         return result
 

@@ -51,7 +51,7 @@ class ChangeActivities(Mover):
         attempt that wakes late opens none, or writes nothing with it.
         """
         at = order.at
-        with self._steps.step(at.work.operation, at.step, copying=True) as meter:
+        with self._steps.step(at.work.operation, at.step, copying=True, sole=True) as meter:
             with (
                 meter.copying(),
                 closing(self._connect(at.site)) as driver,
@@ -76,7 +76,9 @@ class ChangeActivities(Mover):
         try:
             self._steps.claim(at.work.operation, at.step, meter)
         except Conflict:
-            target.close_import(at.work.tag(at.artefact), order.volume)
+            if not self._steps.runs(at.work.operation, at.step):
+                # Of a successor that is under way this might be the writer.
+                target.close_import(at.work.tag(at.artefact), order.volume)
             raise
 
     def _write(

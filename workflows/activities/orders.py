@@ -42,12 +42,17 @@ class MakeInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPower:
-    """`patience` bounds the wait for a graceful stop; then power is cut."""
+    """`patience` bounds the wait for a graceful stop; then power is cut.
+
+    A `sole` step can be revoked; this one first revokes the steps that it `undoes`.
+    """
 
     at: At
     power: Power
     manner: Manner = Manner.GRACEFUL
     patience: timedelta = timedelta(seconds=60)
+    sole: bool = False
+    undoes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

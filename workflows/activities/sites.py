@@ -173,11 +173,17 @@ class SiteActivities(SiteSteps):
     def set_power(self, order: SetPower) -> None:
         """Ask for power; an instance that is gone is off."""
         at = order.at
-        with self._effect(at) as driver:
+        with (
+            self._steps.step(at.work.operation, at.step, sole=order.sole) as meter,
+            self._calling(at.site, meter) as driver,
+        ):
+            self._steps.revoke(at.work.operation, *order.undoes)
             answer = self._look(driver, at)
             if isinstance(answer, Absent) and order.power is Power.OFF:
                 return
             if known(answer, f"instance at {at.site}").power is not order.power:
+                if order.sole:
+                    self._steps.claim(at.work.operation, at.step, meter)
                 require(driver, Instances).set_power(
                     at.work.tag(at.artefact), order.power, order.manner
                 )
@@ -197,6 +203,8 @@ class SiteActivities(SiteSteps):
                 waited = waited_so_far()
                 if order.power is Power.OFF and waited > order.patience:
                     meter.message = "the guest did not stop by itself; power was cut"
+                    if order.sole:
+                        self._steps.claim(at.work.operation, at.step, meter)
                     require(driver, Instances).set_power(
                         at.work.tag(at.artefact), Power.OFF, Manner.HARD
                     )

@@ -18,7 +18,7 @@ class SnapshotActivities(SiteSteps):
         """Whoever still writes to the volume is cut off; absent is fine."""
         at = order.at
         with self._effect(at) as driver:
-            self._steps.revoke(at.work.operation, order.writer)
+            self._steps.revoke(at.work.operation, *((order.writer,) if order.writer else ()))
             require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
 
     @activity.defn(no_thread_cancel_exception=True)

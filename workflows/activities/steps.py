@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from time import monotonic
 
@@ -42,6 +42,7 @@ class Meter:
     copy: float = 0.0
     message: str = ""
     attempt: int = 1
+    sole: bool = False
     _now: Callable[[], float] = field(default=monotonic)
 
     @contextmanager
@@ -75,36 +76,41 @@ class Steps:
         self._clock = clock
 
     @contextmanager
-    def step(self, operation: OperationId, name: str, *, copying: bool = False) -> Iterator[Meter]:
+    def step(
+        self, operation: OperationId, name: str, *, copying: bool = False, sole: bool = False
+    ) -> Iterator[Meter]:
         """Run one step's body; errors leave as what Temporal understands.
 
         Earlier attempts and the waits between them count as the provider's time (or as copying,
-        where the step copies): they happen because it was not ready or did not answer.
+        where the step copies): they happen because it was not ready or did not answer. Of a `sole`
+        step, whose name one activity alone bears, only the newest attempt runs, and only that one
+        says how it ended.
         """
         with translated(name):
             info = activity.info()
-            meter = Meter()
+            meter = Meter(attempt=info.attempt, sole=sole)
             if info.attempt > 1:
                 waited = max(self._clock() - info.scheduled_time, waited_so_far()).total_seconds()
-                meter = Meter(copy=waited) if copying else Meter(provider=waited)
-                meter.attempt = info.attempt
-            else:
-                meter.attempt = self._begin(operation, name)
+                meter.copy, meter.provider = (waited, 0.0) if copying else (0.0, waited)
+            if sole:
+                self.claim(operation, name, meter)
+            elif info.attempt == 1:
+                self._begin(operation, name)
             try:
                 yield meter
             except NotYet:
                 raise
             except FedctlError as error:
                 # What will be tried again is counted then, as time waited for the provider.
-                spent = Meter() if error.retryable else meter
+                spent = replace(meter, provider=0.0, copy=0.0) if error.retryable else meter
                 self._end(operation, name, StepState.FAILED, spent, str(error))
                 raise
             self._end(operation, name, StepState.OK, meter, meter.message)
 
     def claim(self, operation: OperationId, name: str, meter: Meter) -> None:
-        """Superseded unless the running attempt is the newest of its step.
+        """Superseded unless the running attempt is the newest of its sole step, and not undone.
 
-        A new writer claims, opens, and claims again before its first byte: an attempt that was
+        A writer is opened between two claims, and writes after the second: an attempt that was
         given up and goes on running is refused whenever it wakes.
         """
         with self._store.begin() as tx:
@@ -112,26 +118,32 @@ class Steps:
                 tx.operations.begin_step(operation, name, self._clock())
             tx.operations.claim_step(operation, name, meter.attempt)
 
-    def revoke(self, operation: OperationId, name: str) -> None:
-        """No attempt of the step may act from now on."""
-        with self._store.begin() as tx:
-            for step in tx.operations.steps(operation):
-                if step.name == name and step.state is StepState.RUNNING:
-                    tx.operations.end_step(operation, name, StepState.UNDONE, self._clock())
+    def runs(self, operation: OperationId, name: str) -> bool:
+        """Whether an attempt of the step is under way."""
+        with self._store.read() as tx:
+            steps = tx.operations.steps(operation)
+        return any(s.name == name and s.state is StepState.RUNNING for s in steps)
 
-    def _begin(self, operation: OperationId, name: str) -> int:
+    def revoke(self, operation: OperationId, *names: str) -> None:
+        """No attempt of these sole steps may act from now on."""
         with self._store.begin() as tx:
-            return tx.operations.begin_step(operation, name, self._clock()).attempts
+            for name in names:
+                tx.operations.undo_step(operation, name, self._clock())
+
+    def _begin(self, operation: OperationId, name: str) -> None:
+        with self._store.begin() as tx:
+            tx.operations.begin_step(operation, name, self._clock())
 
     def _end(
         self, operation: OperationId, name: str, state: StepState, meter: Meter, message: str
     ) -> None:
         with self._store.begin() as tx:
-            if activity.info().attempt > 1 and all(
-                step.name != name for step in tx.operations.steps(operation)
-            ):  # the first attempt died before it could say that it began
-                tx.operations.begin_step(operation, name, self._clock())
             now = self._clock()
+            step = next((s for s in tx.operations.steps(operation) if s.name == name), None)
+            if step is None:  # the first attempt died before it could say that it began
+                step = tx.operations.begin_step(operation, name, now)
+            if meter.sole and (step.attempts, step.state) != (meter.attempt, StepState.RUNNING):
+                return
             tx.operations.end_step(
                 operation,
                 name,

@@ -1,0 +1,49 @@
+"""A worker that was taken for dead goes on: what it still does comes to nothing.
+
+On a whole system with real bytes; a silence of five seconds, and the copies of a warm move.
+"""
+
+import threading
+from typing import Any
+
+import pytest
+
+from drivers.proxmox.driver import ProxmoxDriver
+from tests.e2e.shop import Shop
+from tests.e2e.system import OPENSTACK, PROXMOX, System, until
+
+
+@pytest.mark.timeout(240)
+def test_a_writer_that_wakes_after_its_successor_writes_no_byte(
+    system: System, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go, opened = threading.Event(), threading.Event(), threading.Event()
+    written: list[int] = []
+    opening = ProxmoxDriver.open_import
+
+    def held_once(driver: ProxmoxDriver, *args: Any) -> Any:
+        if reached.is_set():
+            return opening(driver, *args)
+        reached.set()
+        assert go.wait(120), "nobody let it go"
+        try:
+            writer: Any = opening(driver, *args)
+        finally:
+            opened.set()
+        writer.write = lambda offset, data: written.append(offset)  # told, not done
+        return writer
+
+    monkeypatch.setattr(ProxmoxDriver, "open_import", held_once)
+    name = shop.instance(OPENSTACK)
+    _, path = shop.begin_move(name, PROXMOX, method="warm")
+    until(reached.is_set, "a writer is opened")
+    begun = next(s for s in system.look(path)["status"]["steps"] if "write changes" in s["name"])
+    shop.step(path, begun["name"], state="ok")
+    go.set()
+    assert opened.wait(60)
+    status = system.done(path)
+    assert all(proof["equal"] for proof in status["result"]["proof"])
+    assert written == []
+    seen = shop.journal(name).last
+    until(lambda: shop.journal(name).last > seen, "the guest writes on")
+    assert shop.journal(name).damaged == ()
