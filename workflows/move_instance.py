@@ -37,7 +37,8 @@ from workflows.calls import (
 from workflows.ending import before, concluded, unstoppable
 from workflows.saga import Saga
 from workflows.source import Source
-from workflows.target import POWER_ON, DiskBytes, Target
+from workflows.staging import DiskBytes
+from workflows.target import POWER_ON, Target
 
 
 @workflow.defn

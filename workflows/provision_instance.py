@@ -10,7 +10,8 @@ from workflows.activities.records import Placed, RecordActivities
 from workflows.calls import OperationOrder, ask, record
 from workflows.ending import concluded, unstoppable
 from workflows.saga import Saga
-from workflows.target import DiskBytes, Target, removed
+from workflows.staging import DiskBytes
+from workflows.target import Target, removed
 
 
 @workflow.defn

@@ -1,19 +1,15 @@
 """Makes an instance at a site from recovery points: images in, volumes, instance, proof."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from temporalio.exceptions import ActivityError
-
 from controlplane.domain.artefact import ArtefactKind
-from controlplane.domain.disk import DiskSource, ImageSource, VolumeSpec
+from controlplane.domain.disk import DiskSource, VolumeSpec
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.ids import PointId, derived
 from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, Manner, Power
 from controlplane.domain.network import NicSpec
-from controlplane.domain.plan import Delivery, DiskPlan, Reuse, TargetPlan
+from controlplane.domain.plan import DiskPlan, Reuse, TargetPlan
 from controlplane.domain.site import CreateOrder
 from workflows.activities.changes import ChangeActivities, ProveChanges, WriteChanges
 from workflows.activities.moving import Proof
@@ -26,29 +22,17 @@ from workflows.activities.orders import (
     MakeVolume,
     Remove,
     SetPower,
-    StageImage,
 )
-from workflows.activities.records import RecordActivities, Retain, TakeOver
+from workflows.activities.records import RecordActivities, TakeOver
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
-from workflows.activities.transfer import Prove, Publish, Push, TransferActivities
-from workflows.calls import call, clean, copy, record, undo, wait
+from workflows.activities.transfer import Prove, TransferActivities
+from workflows.calls import call, copy, record, undo, wait
 from workflows.saga import Saga, Undo
+from workflows.staging import DiskBytes, Staging, Taken
 
 POWER_ON = "power on isolated"
-
-Taken = Callable[[ArtefactKind, At], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskBytes:
-    """Which recovery point holds a disk's bytes, and the digest they must have at the target."""
-
-    point: UUID
-    disk: int
-    domain: str
-    digest: str | None = None
 
 
 class Target:
@@ -75,6 +59,7 @@ class Target:
         self._seen: InstanceSeen | None = None
         self._sources = sources
         self._take_back = take_back
+        self._images = Staging(work, plan, take_back)
         self._isolated = isolated
 
     def at(self, step: str, *path: object) -> At:
@@ -99,7 +84,10 @@ class Target:
         """Everything up to a powered-off instance whose disks are proven."""
         if self.plan.reuse is not None:
             return await self._use_again(saga, self.plan.reuse)
-        images = [await self._stage(saga, disk) for disk in self.plan.disks]
+        images = [
+            None if source is None else await self._images.stage(saga, disk, source)
+            for disk, source in zip(self.plan.disks, self._sources, strict=True)
+        ]
         places: list[DiskPlace] = []
         for disk, image in zip(self.plan.disks, images, strict=True):
             if self.plan.create_order is CreateOrder.DISKS_FIRST:
@@ -245,44 +233,8 @@ class Target:
 
     async def remove_images(self) -> None:
         """What was staged is scaffolding: it goes once its volumes stand, or is written down."""
-        if self.plan.reuse is not None:
-            return
-        for disk in self.plan.disks:
-            at = self.at(f"remove image {disk.index}", "image", disk.index)
-            try:
-                await clean(SiteActivities.remove, Remove(at=at, kind=ArtefactKind.IMAGE))
-            except ActivityError:
-                await record(
-                    RecordActivities.retain,
-                    Retain(work=self.work, artefact=at.artefact, kind=ArtefactKind.IMAGE),
-                )
-
-    async def _stage(self, saga: Saga, disk: DiskPlan) -> str | None:
-        source = self._sources[disk.index]
-        if source is None:
-            return None
-        at = self.at(f"image {disk.index}", "image", disk.index)
-        publish = Publish(
-            work=self.work,
-            step=f"publish {disk.index}",
-            point=source.point,
-            disk=source.disk,
-            domain=source.domain,
-            format=disk.format,
-            bootable=disk.index == 0,
-        )
-        served: ImageSource = await copy(TransferActivities.publish, publish)
-        order = StageImage(at=at, name=f"{self.plan.name}-{disk.index}", source=served)
-        push = Push(stage=order, publish=publish)
-        take_back = lambda: self._take_back(ArtefactKind.IMAGE, at)  # noqa: E731  # an undo beside its do
-        pulled: str | None = None
-        if disk.delivery is Delivery.PULL:
-            pulled = await saga.step(call(SiteActivities.pull_image, order), undo=take_back)
-        if pulled is None:
-            await saga.step(copy(TransferActivities.push_image, push), undo=take_back)
-        return await wait(
-            SiteActivities.wait_image, self.at(f"image {disk.index} in", "image", disk.index)
-        )
+        if self.plan.reuse is None:
+            await self._images.remove()
 
     async def _volume(self, saga: Saga, disk: DiskPlan, image: str | None) -> str:
         at = self.at(f"volume {disk.index}", "volume", disk.index)

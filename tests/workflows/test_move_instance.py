@@ -3,6 +3,7 @@
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from temporalio.client import Client
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.disk import ImageSource
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import OperationKind, OperationState
@@ -344,3 +346,38 @@ def test_artefact_ids_are_the_same_whenever_a_step_runs() -> None:
     op = uuid4()
     assert derived(op, "volume", 0) == derived(op, "volume", 0)
     assert derived(op, "volume", 0) != derived(op, "volume", 1)
+
+
+@pytest.mark.parametrize("breaks", [1, 2, 3])
+async def test_an_image_that_a_site_did_not_get_is_tried_again(
+    client: Client, tmp_path: Path, breaks: int
+) -> None:
+    """As when the image gateway dies in the middle; after the third time the move goes back."""
+    world = World.build(tmp_path)
+    world.running_instance(PARTS)
+    left = iter(range(breaks))
+
+    def breaking(source: ImageSource) -> Iterator[bytes]:
+        whole = iter(world.fetch(source))
+        yield next(iter(whole))
+        if next(left, None) is not None:
+            raise ConnectionResetError("the gateway is gone")
+        yield from whole
+
+    world.away.fetch = breaking
+    op = await run(client, world, world.ask_move())
+    images = [a for a in world.artefacts(site=AWAY) if a.kind is ArtefactKind.IMAGE]
+    names = [s.name for s in world.steps(op.id) if s.name.startswith("remove failed image")]
+    if breaks == 3:
+        assert op.state is OperationState.ROLLED_BACK
+        assert op.problem is not None
+        assert "the gateway is gone" in op.problem.message
+        assert_home_as_before(world)
+        assert len(names) == 2
+    else:
+        assert op.state is OperationState.SUCCEEDED, op.problem
+        assert_moved(world)
+        assert {a.state for a in images} == {ArtefactState.RELEASED}
+        assert len(names) == breaks
+    assert len(images) == min(breaks + 1, 3)
+    world.close()

@@ -41,6 +41,7 @@ from workflows.activities.steps import waited_so_far
 from workflows.failures import NotYet
 
 PULL_REFUSED = "pull-refused"
+NOT_TAKEN_IN = "not-taken-in"
 
 
 class SiteActivities(SiteSteps):
@@ -85,6 +86,7 @@ class SiteActivities(SiteSteps):
                     f"{at.site} could not take in the image ({image.why}): nothing was made from"
                     " it; ask again or choose another site",
                     detail=image.why,
+                    reason=NOT_TAKEN_IN,
                 )
             if image.state is ImageState.WORKING:
                 raise NotYet(f"{at.site} is taking in the image")
