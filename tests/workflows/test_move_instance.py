@@ -381,3 +381,36 @@ async def test_an_image_that_a_site_did_not_get_is_tried_again(
         assert len(names) == breaks
     assert len(images) == min(breaks + 1, 3)
     world.close()
+
+
+@pytest.mark.parametrize(
+    ("order", "creates"),
+    [
+        (ORDERS[0], "create_instance"),
+        (ORDERS[1], "create_instance"),
+        (ORDERS[1], "create_volume"),
+    ],
+)
+async def test_what_never_came_to_be_is_not_kept_on_record(
+    client: Client, tmp_path: Path, order: tuple[CreateOrder, CreateOrder], creates: str
+) -> None:
+    """A site that dies right after it said yes may have made nothing."""
+    world = made(tmp_path, order)
+
+    def forget() -> None:
+        with world.away.lock:
+            for volume in world.away.volumes.values():
+                volume.attached_to = None
+            if creates == "create_instance":
+                world.away.instances.clear()
+            if creates == "create_volume" or order[1] is CreateOrder.INSTANCE_FIRST:
+                world.away.volumes.clear()
+
+    op = await run(client, world, world.ask_move(), [FaultAt(creates, 1, None, then=forget)])
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    kind = ArtefactKind(creates.removeprefix("create_"))
+    assert [a.state for a in world.artefacts(site=AWAY) if a.kind is kind] == [
+        ArtefactState.RELEASED
+    ]
+    assert_home_as_before(world)
+    world.close()

@@ -16,6 +16,7 @@ from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB
+from controlplane.domain.ids import ArtefactId
 from controlplane.domain.operation import Decision, Operation, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from tests.workflows.faults import Fault, FaultAt
@@ -136,6 +137,26 @@ async def test_what_is_written_on_the_way_arrives(
     assert len(passes) == (1 if changes == "untold" else 2)
     # The last pass read what changed, or everything again.
     assert (cast("int", op.result["bytesRead"]) < 2 * passes[0]["read"]) == (changes != "untold")
+    world.close()
+
+
+async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
+    client: Client, tmp_path: Path
+) -> None:
+    """A site may find none any more, as when its process died, and still keep a trace of it."""
+    world = made(tmp_path)
+    lost: list[ArtefactId] = []
+
+    def forget() -> None:
+        with world.home.lock:
+            lost.extend(world.home.snapshots)
+            world.home.snapshots.clear()
+
+    broken = FaultAt("create_snapshot", 1, None, then=forget)
+    op = await run(client, world, world.ask_move(**WARM), [broken])
+    assert op.state is OperationState.ROLLED_BACK
+    assert ("delete_snapshot", lost[0]) in world.home.calls
+    assert_home_as_before(world)
     world.close()
 
 

@@ -10,6 +10,7 @@ from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.ids import SiteName
 from controlplane.domain.instance import InstanceSeen
+from controlplane.domain.owner import OwnerTag
 from controlplane.store.engine import Store
 from drivers.contract import Driver, Instances, require
 from workflows.activities.orders import At
@@ -79,6 +80,16 @@ class SiteSteps:
             now = tx.artefacts.get(at.artefact).state
             further = _WAY.index(now) < _WAY.index(state)
             tx.artefacts.set_state(at.artefact, state if further else now, ref=ref)
+
+    @contextmanager
+    def _never_made(self, at: At, delete: Callable[[OwnerTag], None]) -> Iterator[None]:
+        """What was accepted and never came to be, as when its site died, is no copy to keep."""
+        try:
+            yield
+        except NotFound:
+            delete(at.work.tag(at.artefact))
+            self._became(at, ArtefactState.RELEASED)
+            raise
 
     def _anchor_of(self, at: At) -> str | None:
         with self._store.read() as tx:

@@ -1,5 +1,6 @@
 """Steps at a site: each opens a driver, makes one contract call, and records what it made."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 from temporalio import activity
@@ -15,6 +16,7 @@ from controlplane.domain.disk import (
 )
 from controlplane.domain.errors import Conflict, Integrity, Unavailable, Unsupported
 from controlplane.domain.fence import FenceProof
+from controlplane.domain.ids import derived
 from controlplane.domain.instance import InstanceSeen, InstanceState, Manner, Power
 from drivers.contract import (
     DiskExport,
@@ -109,8 +111,10 @@ class SiteActivities(SiteSteps):
     def wait_volume(self, at: At) -> VolumeSeen:
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
-                answer = require(driver, Volumes).find_volume(at.work.tag(at.artefact))
-            volume = made(driver, answer, f"volume {at.step} at {at.site}")
+                volumes = require(driver, Volumes)
+                answer = volumes.find_volume(at.work.tag(at.artefact))
+                with self._never_made(at, volumes.delete_volume):
+                    volume = made(driver, answer, f"volume {at.step} at {at.site}")
             if volume.state is VolumeState.FAILED:
                 raise Unsupported(
                     f"{at.site} could not make the volume ({volume.why}): look there, then ask"
@@ -159,7 +163,10 @@ class SiteActivities(SiteSteps):
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = self._look(driver, at)
-            seen = made(driver, answer, f"instance at {at.site}")
+                kept = at.artefact != derived(at.work.operation, "instance")
+                instances = require(driver, Instances)
+                with nullcontext() if kept else self._never_made(at, instances.delete):
+                    seen = made(driver, answer, f"instance at {at.site}")
             if seen.state is InstanceState.FAILED:
                 raise Unsupported(
                     f"{at.site} could not make the instance ({seen.why}): look there, then ask"
