@@ -68,6 +68,13 @@ class Dev:
                 return found[name]
         return None
 
+    def serves(self, name: str) -> bool:
+        """Whether its port answers HTTP just now."""
+        with suppress(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{self.ports[name]}/", timeout=5)
+            return True
+        return False
+
     def kill(self, name: str) -> bool:
         """SIGKILL; False when it was not running just now."""
         pid = self.pid(name)

@@ -11,6 +11,8 @@ from tests.e2e.system import OPENSTACK, PROXMOX
 VICTIMS = {
     "worker": 34, "temporal": 20, "api": 16, "simulators": 14, "gateway": 10, "agent": 6,
 }  # fmt: skip
+_SERVING = ("api", "gateway")
+_PATIENCE = 60.0
 _ASKED = "(asked)"
 _PASSES = (
     "pass 0 snapshot", "pass 0 export 0", "pass 0 copy 0", "pass 0 commit copy",
@@ -87,7 +89,7 @@ def drawn(seed: int, case: int, *, lanes: int, kills: int) -> tuple[Plan, ...]:
                 kills=tuple(
                     Kill(
                         step=steps[place],
-                        delay=round(chance.choice((0.0, 0.02, 0.1, 0.3, 0.8)) * chance.random(), 3),
+                        delay=_delay(chance),
                         victim=chance.choices(tuple(VICTIMS), tuple(VICTIMS.values()))[0],
                     )
                     for place in places
@@ -97,11 +99,42 @@ def drawn(seed: int, case: int, *, lanes: int, kills: int) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
-@dataclass(frozen=True, kw_only=True)
+def each_once(seed: int) -> tuple[Plan, ...]:
+    """A cold and a warm move at once, on each of which every process dies once."""
+    plans = []
+    for lane, (method, home) in enumerate((("cold", OPENSTACK), ("warm", PROXMOX))):
+        chance = random.Random(f"{seed}:once:{lane}")
+        steps = story(method, home)
+        places = sorted(chance.sample(range(len(steps)), len(VICTIMS)))
+        victims = chance.sample(tuple(VICTIMS), len(VICTIMS))
+        kills = tuple(
+            Kill(step=steps[place], delay=_delay(chance), victim=victim)
+            for place, victim in zip(places, victims, strict=True)
+        )
+        plans.append(Plan(lane=lane, home=home, method=method, kills=kills))
+    return tuple(plans)
+
+
+def _delay(chance: random.Random) -> float:
+    """Seconds: mostly within a short step, now and then beyond it."""
+    return round(chance.choice((0.0, 0.02, 0.1, 0.3, 0.8)) * chance.random(), 3)
+
+
+@dataclass(kw_only=True)
 class Killed:
+    """`back`: seconds until what serves people or sites answered again, of those that do."""
+
     kill: Kill
     at: float
     operation: str
+    back: float | None = None
+
+    def watch(self, dev: Dev) -> None:
+        while time.time() - self.at < _PATIENCE:
+            if dev.serves(self.kill.victim):
+                self.back = time.time() - self.at
+                return
+            time.sleep(0.05)
 
 
 @dataclass
@@ -132,7 +165,10 @@ class Killer:
         for _ in range(100):
             at = time.time()
             if self.dev.kill(kill.victim):
-                self.killed.append(Killed(kill=kill, at=at, operation=self.operation))
+                killed = Killed(kill=kill, at=at, operation=self.operation)
+                self.killed.append(killed)
+                if kill.victim in _SERVING:
+                    threading.Thread(target=killed.watch, args=(self.dev,), daemon=True).start()
                 return
             if self.over.wait(0.05):
                 return

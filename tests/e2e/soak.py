@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-
-import httpx
 
 from controlplane.audit.checkpoint import parse_verifier_key
 from controlplane.audit.export import verify
@@ -26,6 +25,7 @@ PROCESSES = len(VICTIMS)
 _WHOLE = frozenset({"succeeded", "rolled-back", "failed", "needs-attention"})
 _EMPTY = ("did not answer within its time", "unexpected", "Traceback")
 _TRIES = 4
+_PATIENCE = 900.0  # each death of a worker costs its ten seconds, also on a busy machine
 
 
 @dataclass
@@ -53,9 +53,14 @@ class Tally:
 
 
 class Soak:
-    """Instances in lanes, each of which goes to the other site in every case."""
+    """Instances in lanes, each of which goes to the other site in every case.
 
-    def __init__(self, made: Dev, folder: Path, *, seed: int, lanes: int, kills: int) -> None:
+    A case has that many `lanes`, and at most that many `kills` in each.
+    """
+
+    def __init__(
+        self, made: Dev, folder: Path, *, seed: int, lanes: int = 0, kills: int = 0
+    ) -> None:
         self.dev = made
         self.seed, self.lanes, self.kills = seed, lanes, kills
         self.shop = _shop(made, folder)
@@ -63,8 +68,15 @@ class Soak:
         self._names: dict[int, str] = {}
 
     def case(self, number: int) -> None:
-        """One case: a move of each lane with its kills, then made whole and looked at."""
-        plans = drawn(self.seed, number, lanes=self.lanes, kills=self.kills)
+        """A case of the seed: a move of each lane with its kills."""
+        self.play(
+            drawn(self.seed, number, lanes=self.lanes, kills=self.kills),
+            f"make bench WHAT=soak SEED={self.seed} CASE={number} LANES={self.lanes}"
+            f" EACH={self.kills}",
+        )
+
+    def play(self, plans: tuple[Plan, ...], again: str) -> None:
+        """Moves with their kills, then made whole and looked at; `again` plays them once more."""
         for plan in plans:
             if plan.lane not in self._names:
                 self._names[plan.lane] = self._instance(plan.home, plan.lane)
@@ -76,12 +88,11 @@ class Soak:
         for thread in threads:
             thread.join()
         self._calm()
-        found = [trouble for run in runs for trouble in run.made_whole()]
+        found = [trouble for run in runs for trouble in run.judged()]
         found += self.looked()
         self.tally.cases += 1
         if found:
-            told = "; ".join(map(str, plans))
-            self.tally.troubles += [f"SEED={self.seed} CASE={number} ({told}): {x}" for x in found]
+            self.tally.troubles += [*found, "; ".join(map(str, plans)), f"again by {again}"]
 
     def _instance(self, site: str, lane: int) -> str:
         shop = self.shop
@@ -94,10 +105,9 @@ class Soak:
 
     def _calm(self) -> None:
         """Everything runs again and answers."""
-        ready = self.dev.ports
         until(lambda: all(self.dev.pid(name) for name in VICTIMS), "all processes run", 60)
         for port in ("control", "gateway", "api"):
-            until(lambda port=port: _serves(ready[port]), f"{port} answers", 60)
+            until(lambda port=port: self.dev.serves(port), f"{port} answers", 60)
 
     # what must always hold
 
@@ -144,19 +154,21 @@ class Soak:
         for name in self._names.values():
             self.dev.done(self.dev.http.delete(self.shop.instance_path(name)))
         self._names.clear()
-        self.tally.troubles += [f"SEED={self.seed} at the end: {x}" for x in self.looked()]
+        self.tally.troubles += [f"at the end of SEED={self.seed}: {x}" for x in self.looked()]
         kept = self.dev.rows(_KEPT)
-        self.tally.troubles += [f"SEED={self.seed} still on record: {row}" for row in kept]
+        self.tally.troubles += [
+            f"still on record at the end of SEED={self.seed}: {row}" for row in kept
+        ]
 
 
 class _Lane:
-    """One move with its kills."""
+    """One move with its kills, asked for again until it is done."""
 
     def __init__(self, soak: Soak, plan: Plan, name: str) -> None:
         self.soak, self.plan, self.name = soak, plan, name
         self.killer = Killer(soak.dev, plan)
         self.move = ""
-        self.status: dict[str, Any] = {}
+        self.ends: list[dict[str, Any]] = []
         self.failure = ""
 
     def run(self) -> None:
@@ -177,37 +189,48 @@ class _Lane:
         path = self.soak.dev.operation(
             shop.http.put(shop.move_path(self.move), json={"spec": wish})
         )
-        self.killer.operation = path
-        self.status = self.soak.dev.ended(path, 240)
+        self._follow(path)
+        for _ in range(_TRIES):
+            if self._arrived():
+                break
+            self._follow(self._asked_again(path))
         self.killer.over.set()
         thread.join(10)
 
-    def made_whole(self) -> list[str]:
-        """What was wrong with how it ended; the move is asked for again until it is done."""
-        soak, tally = self.soak, self.soak.tally
+    def _follow(self, path: str) -> None:
+        self.killer.operation = path
+        self.ends.append(self.soak.dev.ended(path, _PATIENCE))
+
+    def _asked_again(self, path: str) -> str:
+        """The path of the next operation; its answer may have been lost with the API."""
+        answer = self.soak.dev.http.post(f"{self.soak.shop.move_path(self.move)}/retry")
+        if answer.status_code != HTTPStatus.CONFLICT:
+            return self.soak.dev.operation(answer)
+        return f"{path.rpartition('/')[0]}/{self._shown()['operation']}"
+
+    def _shown(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.soak.dev.look(self.soak.shop.move_path(self.move))["status"]
+        return status
+
+    def _arrived(self) -> bool:
+        there = self.soak.shop.home(self.name) == self.plan.to
+        return there and self._shown()["phase"] != "needs-attention"
+
+    def judged(self) -> list[str]:
+        """What was wrong with how it ended."""
+        soak = self.soak
         found = [self.failure] if self.failure else []
         for killed in self.killer.killed:
-            tally.count(killed, self._recovery(killed))
-        if not self.status:
-            return found or ["it never ended"]
-        found += self._judged(self.status)
-        for _ in range(_TRIES):
-            if soak.shop.home(self.name) == self.plan.to and self._settled():
-                break
-            again = soak.dev.http.post(f"{soak.shop.move_path(self.move)}/retry")
-            status = soak.dev.ended(again)
-            found += self._judged(status, "again: ")
-        else:
-            found.append(f"{self.name} did not get to {self.plan.to}: {self.status.get('problem')}")
+            soak.tally.count(killed, self._recovery(killed))
+        for number, status in enumerate(self.ends):
+            found += self._judged(status, "again: " if number else "")
+        if not self._arrived():
+            found.append(f"{self.name} did not get to {self.plan.to}")
         if soak.shop.power(self.name) != "on":
             found.append(f"{self.name} is {soak.shop.power(self.name)}")
         return found
 
-    def _settled(self) -> bool:
-        move = self.soak.dev.look(self.soak.shop.move_path(self.move))["status"]
-        return str(move["phase"]) != "needs-attention"
-
-    def _judged(self, status: dict[str, Any], label: str = "") -> list[str]:
+    def _judged(self, status: dict[str, Any], label: str) -> list[str]:
         outcome = str(status.get("outcome"))
         self.soak.tally.outcomes[label + outcome] += 1
         if outcome == "succeeded":
@@ -223,10 +246,12 @@ class _Lane:
         return []
 
     def _recovery(self, killed: Killed) -> float | None:
-        """Seconds until the move went on: its next step began, or one ended."""
-        if not self.killer.operation:
+        """Seconds until it answered, or the move went on: its next step began, or one ended."""
+        if killed.back is not None:
+            return killed.back
+        if not killed.operation:
             return None
-        steps = self.soak.dev.steps(self.killer.operation)
+        steps = self.soak.dev.steps(killed.operation)
         times = [t for s in steps for t in (s.began, s.ended) if t is not None and t > killed.at]
         return min(times) - killed.at if times else None
 
@@ -241,13 +266,6 @@ def _planned(shop: Shop, name: str, to: str, **more: object) -> tuple[str, dict[
     return called, status
 
 
-def _serves(port: int) -> bool:
-    with suppress(httpx.HTTPError):
-        httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
-        return True
-    return False
-
-
 def _shop(made: Dev, folder: Path) -> Shop:
     path = f"/providers/seca.workspace/v1/tenants/{TENANT}/workspaces/soak"
     made.http.put(path, json={"spec": {}}).raise_for_status()
@@ -255,7 +273,7 @@ def _shop(made: Dev, folder: Path) -> Shop:
 
 
 @contextmanager
-def soaking(*, seed: int, lanes: int, kills: int) -> Iterator[Soak]:
+def soaking(*, seed: int, lanes: int = 0, kills: int = 0) -> Iterator[Soak]:
     """Everything stays in its folder when something went wrong, and is named then."""
     folder = Path(mkdtemp(prefix="fedctl-soak-"))
     with dev(folder, seed=seed) as made:
