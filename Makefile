@@ -50,10 +50,10 @@ lock: .venv/dev ## new versions of everything
 	touch $@
 
 .venv/run: .venv/uv requirements.lock pyproject.toml
-	$(UV) pip install -q --require-hashes -r requirements.lock
+	$(UV) pip install -q --compile-bytecode --require-hashes -r requirements.lock
 	$(UV) pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
 .venv/dev: .venv/run requirements-dev.lock
-	$(UV) pip install -q --require-hashes -r requirements-dev.lock
+	$(UV) pip install -q --compile-bytecode --require-hashes -r requirements-dev.lock
 	touch $@
