@@ -77,6 +77,32 @@ class _Inbound(ActivityInboundInterceptor):
 
 
 @dataclass
+class FirstTriesDie(Interceptor):
+    """The first attempt of every activity dies with its worker, before its effect or after it."""
+
+    fault: Fault
+    died: set[str] = field(default_factory=set)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Dying(next, self)
+
+
+class _Dying(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, plan: FirstTriesDie) -> None:
+        super().__init__(next)
+        self._plan = plan
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        this = activity.info().activity_id
+        if this in self._plan.died:
+            return await super().execute_activity(input)
+        if self._plan.fault is Fault.AFTER:
+            await super().execute_activity(input)
+        self._plan.died.add(this)
+        raise ApplicationError("its worker died")
+
+
+@dataclass
 class CancelsBetweenTries(Interceptor):
     """Tells a story to stop while an activity that failed waits for its next try, in the third wait.
 

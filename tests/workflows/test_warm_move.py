@@ -19,7 +19,7 @@ from controlplane.domain.disk import MIB
 from controlplane.domain.ids import ArtefactId
 from controlplane.domain.operation import Decision, Operation, OperationState
 from controlplane.domain.site import Capability, CreateOrder
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, FirstTriesDie
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
@@ -157,6 +157,22 @@ async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
     assert op.state is OperationState.ROLLED_BACK
     assert ("delete_snapshot", lost[0]) in world.home.calls
     assert_home_as_before(world)
+    world.close()
+
+
+@pytest.mark.timeout(180)  # every step is tried twice
+@pytest.mark.parametrize("home", [FIRST, LAST])
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+async def test_the_first_attempt_of_every_step_may_die(
+    client: Client, tmp_path: Path, home: CreateOrder, fault: Fault
+) -> None:
+    world = made(tmp_path, home=home)
+    guest = Guest(world)
+    dying = FirstTriesDie(fault)
+    op = await run(client, world, world.ask_move(**WARM), [dying, guest.after("copy_disk")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert len(dying.died) >= len(STEPS)
+    assert_followed(world, guest)
     world.close()
 
 

@@ -74,6 +74,11 @@ class SiteSteps:
                 )
             )
 
+    def _on_record(self, at: At) -> bool:
+        """False when the attempt before died before it could write its intention down."""
+        with self._store.read() as tx:
+            return tx.artefacts.find(at.artefact) is not None
+
     def _became(self, at: At, state: ArtefactState, *, ref: str | None = None) -> None:
         """Further on its way; a step that is repeated does not take it back."""
         with self._store.begin() as tx:

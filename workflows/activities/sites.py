@@ -300,7 +300,7 @@ class SiteActivities(SiteSteps):
         """The export, once it can be read."""
         at = order.at
         with self._steps.step(at.work.operation, at.step) as meter:
-            if activity.info().attempt == 1:
+            if activity.info().attempt == 1 or not self._on_record(at):
                 self._intend(at, ArtefactKind.EXPORT)
             with self._calling(at.site, meter) as driver:
                 seen = require(driver, DiskExport).prepare_export(
