@@ -22,7 +22,7 @@ from tests.e2e.system import until
 
 SIZE, DATA = 64 * MIB, 8 * MIB
 PROCESSES = len(VICTIMS)
-_WHOLE = frozenset({"succeeded", "rolled-back", "failed", "needs-attention"})
+_WHOLE = frozenset({"succeeded", "rolled-back", "failed", "blocked", "needs-attention"})
 _EMPTY = ("did not answer within its time", "unexpected", "Traceback")
 _TRIES = 4
 _PATIENCE = 900.0  # each death of a worker costs its ten seconds, also on a busy machine
@@ -237,7 +237,7 @@ class _Lane:
             proofs = status["result"].get("proof", ())
             return [f"proof differs: {p}" for p in proofs if not p["equal"]]
         problem = status.get("problem") or {}
-        said = str(problem.get("message", ""))
+        said = str(problem.get("message", "")) or _stands_against(status)
         self.soak.tally.problems[f"{outcome} in {problem.get('step')!r}: {said}"] += 1
         if outcome not in _WHOLE:
             return [f"it ended {outcome}: {problem}"]
@@ -254,6 +254,12 @@ class _Lane:
         steps = self.soak.dev.steps(killed.operation)
         times = [t for s in steps for t in (s.began, s.ended) if t is not None and t > killed.at]
         return min(times) - killed.at if times else None
+
+
+def _stands_against(status: dict[str, Any]) -> str:
+    """What a plan says that was blocked, as by a site that does not answer just now."""
+    found = [f["evidence"] for f in status["findings"] if f["severity"] == "blocker"]
+    return "; ".join(found)
 
 
 def _planned(shop: Shop, name: str, to: str, **more: object) -> tuple[str, dict[str, Any]]:
