@@ -1,10 +1,15 @@
 """Makes an instance at a site from recovery points: images in, volumes, instance, proof."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, VolumeSpec
+from controlplane.domain.errors import NotFound
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.ids import PointId, derived
 from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, Manner, Power
@@ -29,6 +34,7 @@ from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import Prove, TransferActivities
 from workflows.calls import call, copy, record, undo, wait
+from workflows.failures import problem_of
 from workflows.saga import Saga, Undo
 from workflows.staging import DiskBytes, Staging, Taken
 
@@ -199,16 +205,18 @@ class Target:
         release = self.at(f"{label}release read-back {disk.index}", *artefact)
         gone: Undo = partial(undo, SiteActivities.release_export, release)
         export = self.at(f"{label}read back {disk.index}", *artefact)
-        await saga.step(
-            wait(SiteActivities.prepare_export, Export(at=export, source=source)), undo=gone
-        )
-        proof = await copy(
-            ChangeActivities.prove_changes,
-            ProveChanges(
-                at=self.at(f"{label}proof {disk.index}", *artefact),
-                disk=disk.index,
-                base=base,
-                point=point,
+        proof = await _read_back(
+            lambda: saga.step(
+                wait(SiteActivities.prepare_export, Export(at=export, source=source)), undo=gone
+            ),
+            lambda: copy(
+                ChangeActivities.prove_changes,
+                ProveChanges(
+                    at=self.at(f"{label}proof {disk.index}", *artefact),
+                    disk=disk.index,
+                    base=base,
+                    point=point,
+                ),
             ),
         )
         await wait(SiteActivities.release_export, release)
@@ -287,22 +295,40 @@ class Target:
             return
         export = self.at(f"read back {disk.index}", "target-export", disk.index)
         release = self.at(f"release read-back {disk.index}", "target-export", disk.index)
-        await saga.step(
-            wait(SiteActivities.prepare_export, Export(at=export, source=made)),
-            undo=lambda: undo(SiteActivities.release_export, release),
-        )
+        gone: Undo = partial(undo, SiteActivities.release_export, release)
+        size, expected = disk.size, source.digest
         self.proofs.append(
-            await copy(
-                TransferActivities.prove,
-                Prove(
-                    at=self.at(f"proof {disk.index}", "target-export", disk.index),
-                    disk=disk.index,
-                    size=disk.size,
-                    expected=source.digest,
+            await _read_back(
+                lambda: saga.step(
+                    wait(SiteActivities.prepare_export, Export(at=export, source=made)), undo=gone
+                ),
+                lambda: copy(
+                    TransferActivities.prove,
+                    Prove(
+                        at=self.at(f"proof {disk.index}", "target-export", disk.index),
+                        disk=disk.index,
+                        size=size,
+                        expected=expected,
+                    ),
                 ),
             )
         )
         await wait(SiteActivities.release_export, release)
+
+
+async def _read_back(
+    prepare: Callable[[], Awaitable[object]], prove: Callable[[], Awaitable[Proof]]
+) -> Proof:
+    """Once more where the site lost what was prepared, as when its node restarted meanwhile."""
+    await prepare()
+    try:
+        return await prove()
+    except ActivityError as failure:
+        lost = problem_of(failure).code == NotFound.code
+        if not lost or not workflow.patched("2026-11-read-back-again"):
+            raise
+    await prepare()
+    return await prove()
 
 
 async def removed(kind: ArtefactKind, at: At) -> None:

@@ -140,6 +140,27 @@ async def test_what_is_written_on_the_way_arrives(
     world.close()
 
 
+@pytest.mark.parametrize("nth", [2, 4])
+async def test_a_read_back_that_its_site_lost_is_prepared_again(
+    client: Client, tmp_path: Path, nth: int
+) -> None:
+    """Of the whole target, and of what a later pass changed: as when the node restarts."""
+    world = made(tmp_path)
+    guest = Guest(world)
+
+    def lose() -> None:
+        with world.away.lock:
+            assert world.away.exports
+            world.away.exports.clear()
+
+    lost = FaultAt("prepare_export", nth, None, then=lose)
+    op = await run(client, world, world.ask_move(**WARM), [lost, guest.after("prove")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert lost.hit
+    assert_followed(world, guest)
+    world.close()
+
+
 async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
     client: Client, tmp_path: Path
 ) -> None:
