@@ -25,6 +25,7 @@ from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.common import HeaderCodecBehavior
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import (
@@ -32,11 +33,17 @@ from temporalio.converter import (
     DataConverter,
     DefaultFailureConverterWithEncodedAttributes,
     PayloadCodec,
+    PayloadConverter,
     SerializationContext,
     WithSerializationContext,
     WorkflowSerializationContext,
 )
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    FailureError,
+)
 
 from controlplane.domain.errors import Integrity, NotFound, Unavailable
 from controlplane.keys import envelope
@@ -76,10 +83,38 @@ def client_options(codec: "SealedPayloads") -> ClientOptions:
         data_converter=DataConverter(
             payload_converter_class=PydanticPayloadConverter,
             payload_codec=codec,
-            failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+            failure_converter_class=BriefFailures,
         ),
         header_codec_behavior=HeaderCodecBehavior.CODEC,
     )
+
+
+class BriefFailures(DefaultFailureConverterWithEncodedAttributes):
+    """Failures without traces and causes, which the worker's log has.
+
+    Between two tries Temporal keeps 4 KiB of a failure, and nothing of what is longer: a step that
+    then timed out could not say why.
+    """
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        super().to_failure(_brief(exception), payload_converter, failure)
+
+
+def _brief(error: BaseException) -> BaseException:
+    if isinstance(error, ApplicationError) and error.failure is None:
+        return ApplicationError(
+            error.message,
+            *error.details,
+            type=error.type,
+            non_retryable=error.non_retryable,
+            next_retry_delay=error.next_retry_delay,
+            category=error.category,
+        )
+    if isinstance(error, FailureError):
+        return error
+    return ApplicationError(str(error), type=type(error).__name__)
 
 
 class SealedPayloads(PayloadCodec, WithSerializationContext):
