@@ -182,12 +182,12 @@ async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
 
 
 @pytest.mark.timeout(180)  # every step is tried twice
-@pytest.mark.parametrize("home", [FIRST, LAST])
+@pytest.mark.parametrize(("home", "changes"), [(FIRST, "told"), (LAST, "while-alive")])
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
 async def test_the_first_attempt_of_every_step_may_die(
-    client: Client, tmp_path: Path, home: CreateOrder, fault: Fault
+    client: Client, tmp_path: Path, home: CreateOrder, changes: str, fault: Fault
 ) -> None:
-    world = made(tmp_path, home=home)
+    world = made(tmp_path, home=home, changes=changes)
     guest = Guest(world)
     dying = FirstTriesDie(fault)
     op = await run(client, world, world.ask_move(**WARM), [dying, guest.after("copy_disk")])
