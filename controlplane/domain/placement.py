@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName, TenantName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,19 @@ class Placement:
     copy: ArtefactId | None
     epoch: int
     switched_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """That `copy` at `site` became the home under `epoch`, by `operation`."""
+
+    tenant: TenantName
+    instance: InstanceId
+    epoch: int
+    site: SiteName
+    copy: ArtefactId
+    operation: OperationId
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

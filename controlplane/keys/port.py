@@ -34,6 +34,7 @@ class SigningPurpose(StrEnum):
 
     AUDIT = "audit"
     VAULT_HEAD = "vault-head"
+    HOME = "home"
 
 
 def tenant_of(owner: str) -> str:

@@ -8,14 +8,17 @@ from controlplane.domain.admission import Bounds
 from controlplane.domain.ids import RegionName
 from controlplane.keys.client import AgentClient
 from controlplane.keys.keyring import Keyring
+from controlplane.keys.port import SigningPurpose
 from controlplane.services import Services
 from controlplane.services.keytrail import KeyTrail
 from controlplane.services.ports import ServiceSettings
 from controlplane.services.secrets import AuditSigner, SiteSecrets
-from controlplane.services.vaulting import VaultSigner, domain_keys
+from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from controlplane.store.ports import StoredKeys, StoredVault
+from controlplane.vault.homes import Homes
+from controlplane.vault.lives import Lives
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
 
@@ -36,8 +39,11 @@ class Assembly:
     store: Store
     agent: AgentClient
     keyring: Keyring
+    keys: KeptKeys
     secrets: SiteSecrets
     vault: Vault
+    homes: Homes
+    lives: Lives
     trail: KeyTrail
 
     def close(self) -> None:
@@ -55,14 +61,16 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
     clock = SystemClock()
     store = Store(settings.database_url)
     agent = AgentClient(settings.agent_socket)
-    rows = StoredKeys(store)
+    objects = LocalObjects(settings.vault)
+    rows = KeptKeys(StoredKeys(store), objects)
+    signer = StoreSigner(agent, SigningPurpose.HOME)
     trail = KeyTrail(store, clock, process=process)
     keyring = Keyring(agent=agent, rows=rows, observe=trail.observe)
     vault = Vault(
         records=StoredVault(store),
-        objects=LocalObjects(settings.vault),
+        objects=objects,
         keys=domain_keys(keyring, rows),
-        signer=VaultSigner(agent),
+        signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
         clock=clock.now,
         index=index,
     )
@@ -70,8 +78,11 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         store=store,
         agent=agent,
         keyring=keyring,
+        keys=rows,
         secrets=SiteSecrets(keyring),
         vault=vault,
+        homes=Homes(objects, signer),
+        lives=Lives(objects, signer),
         trail=trail,
     )
 

@@ -1,13 +1,28 @@
-"""Lends the vault its keys and its signature from the keyring and the key agent."""
+"""Lends the store its keys and signatures from keyring and key agent, and keeps keys there, too."""
 
+import json
+from base64 import b64decode, b64encode
+from datetime import datetime
 from hashlib import sha256
+from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from controlplane.domain.errors import Conflict, Integrity
 from controlplane.keys.keyring import Keyring
-from controlplane.keys.port import KeyAgent, Purpose, SigningPurpose, WrappedKeys
-from controlplane.vault.ports import DomainKeys, Keys
+from controlplane.keys.port import (
+    KeyAgent,
+    KeyId,
+    KeyName,
+    Purpose,
+    SigningPurpose,
+    WrappedKey,
+    WrappedKeys,
+)
+from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
+
+_KEYS = "keys"
 
 
 def domain_keys(keyring: Keyring, rows: WrappedKeys) -> Keys:
@@ -29,21 +44,22 @@ def domain_keys(keyring: Keyring, rows: WrappedKeys) -> Keys:
     return of
 
 
-class VaultSigner:
-    """Signs heads of recovery points with the agent's key, which never leaves the agent."""
+class StoreSigner:
+    """Signs what lies in the store with a key of the agent, which never leaves it."""
 
-    def __init__(self, agent: KeyAgent) -> None:
+    def __init__(self, agent: KeyAgent, purpose: SigningPurpose) -> None:
         self._agent = agent
+        self._purpose = purpose
 
     @property
     def key_id(self) -> str:
-        return sha256(self._agent.public_key(SigningPurpose.VAULT_HEAD)).hexdigest()[:32]
+        return sha256(self._agent.public_key(self._purpose)).hexdigest()[:32]
 
     def sign(self, data: bytes) -> bytes:
-        return self._agent.sign(SigningPurpose.VAULT_HEAD, data)
+        return self._agent.sign(self._purpose, data)
 
     def verify(self, data: bytes, signature: bytes, key_id: str) -> bool:
-        public = self._agent.public_key(SigningPurpose.VAULT_HEAD)
+        public = self._agent.public_key(self._purpose)
         if key_id != self.key_id:
             return False
         try:
@@ -51,3 +67,78 @@ class VaultSigner:
         except InvalidSignature:
             return False
         return True
+
+
+class KeptKeys:
+    """Wrapped keys in the database and in the store, where a restored database finds newer ones.
+
+    The store decides which key is the one of its purpose, owner and version.
+    """
+
+    def __init__(self, rows: WrappedKeys, objects: ObjectStore) -> None:
+        self._rows = rows
+        self._objects = objects
+
+    def get(self, key: KeyId) -> WrappedKey | None:
+        return self._rows.get(key)
+
+    def put_if_absent(self, row: WrappedKey) -> WrappedKey:
+        name = _object_name(row.name)
+        try:
+            self._objects.put(name, _document(row))
+        except Conflict:
+            row = _wrapped(self._objects.get(name), name)
+        return self._rows.put_if_absent(row)
+
+    def list(self, purpose: Purpose, owner: str) -> tuple[WrappedKey, ...]:
+        return self._rows.list(purpose, owner)
+
+    def recall(self) -> int:
+        """Takes every key of the store that the database lacks; how many those were.
+
+        Integrity for a document that is none of ours.
+        """
+        found = [_wrapped(self._objects.get(name), name) for name in self._objects.names(_KEYS)]
+        missing = [row for row in found if self._rows.get(row.name.id) is None]
+        for row in missing:
+            self._rows.put_if_absent(row)
+        return len(missing)
+
+
+def _object_name(name: KeyName) -> str:
+    owner = name.owner.replace("@", "_")  # no tenant and no workspace has such a letter
+    return f"{_KEYS}/{name.purpose}/{owner}/{name.version:06d}"
+
+
+def _document(row: WrappedKey) -> bytes:
+    name = row.name
+    return json.dumps(
+        {
+            "id": str(name.id),
+            "purpose": name.purpose.value,
+            "owner": name.owner,
+            "version": name.version,
+            "wrapped": b64encode(row.wrapped).decode(),
+            "wrapped_by": row.wrapped_by,
+            "created_at": row.created_at.isoformat(),
+        }
+    ).encode()
+
+
+def _wrapped(document: bytes, what: str) -> WrappedKey:
+    try:
+        body = json.loads(document)
+        name = KeyName(
+            id=KeyId(UUID(body["id"])),
+            purpose=Purpose(body["purpose"]),
+            owner=body["owner"],
+            version=int(body["version"]),
+        )
+        return WrappedKey(
+            name=name,
+            wrapped=b64decode(body["wrapped"], validate=True),
+            wrapped_by=body["wrapped_by"],
+            created_at=datetime.fromisoformat(body["created_at"]),
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        raise Integrity(f"{what} in the store is not a wrapped key of ours") from e

@@ -137,3 +137,11 @@ class StoredVault:
     def known_packs(self) -> frozenset[bytes]:
         with self._store.read() as tx:
             return tx.vault.known_packs()
+
+    def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
+        with self._store.begin() as tx:
+            tx.vault.adopt(record, packs=packs, retained=retained)
+
+    def open_points(self) -> tuple[PointId, ...]:
+        with self._store.read() as tx:
+            return tx.vault.open_points()

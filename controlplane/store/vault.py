@@ -254,6 +254,34 @@ class Vault:
     def known_packs(self) -> frozenset[bytes]:
         return frozenset(self._work.scalars(select(PackRow.pack)))
 
+    def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
+        if self._work.get(PointRow, record.point) is not None:
+            return
+        last = self.last(record.tenant, record.instance)
+        if last is not None and last.sequence >= record.sequence:
+            raise Conflict(f"recovery point {record.point} comes before one on record")
+        row = to_point_row(record)
+        row.forgotten = not retained
+        self._work.add(row)
+        for pack in set(packs):
+            self._work.merge(
+                PackRow(
+                    pack=pack,
+                    domain=record.domain,
+                    state=PackState.VERIFIED.value,
+                    session=None,
+                    condemned_at=None,
+                    waits_for=0,
+                )
+            )
+            if retained:
+                self._work.add(HoldRow(point=record.point, pack=pack))
+        self._close(record.point)
+
+    def open_points(self) -> tuple[PointId, ...]:
+        rows = self._work.scalars(select(SessionRow.point).distinct().order_by(SessionRow.point))
+        return tuple(PointId(row) for row in rows)
+
     def _session_row(self, point: PointId, disk: int) -> SessionRow | None:
         return self._work.scalars(
             select(SessionRow).where(SessionRow.point == point, SessionRow.disk == disk)

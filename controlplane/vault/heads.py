@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import rfc8785
@@ -14,11 +15,11 @@ from controlplane.domain.vault import (
     DiskCopied,
     Ref,
 )
-from controlplane.vault.ports import (
-    Signer,
-)
+from controlplane.vault import signed
+from controlplane.vault.ports import Signer
 
 _KIND = "fedctl-head-1"
+_FIELD = "head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def head_hash(document: bytes) -> str:
 
 
 def sign_head(head: Head, signer: Signer) -> bytes:
-    """Canonical JSON of the head, its signature and the signing key's id."""
+    """The head as the store keeps it, signed."""
     body: dict[str, object] = {
         "kind": _KIND,
         "tenant": head.tenant,
@@ -60,21 +61,13 @@ def sign_head(head: Head, signer: Signer) -> bytes:
         "mark": head.mark,
         "root": head.root,
     }
-    key_id = signer.key_id
-    signature = signer.sign(_signed(body, key_id))
-    return _canonical({"head": body, "key": key_id, "signature": signature.hex()})
+    return signed.sign(_FIELD, body, signer)
 
 
 def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
     """The head, or Integrity when any byte of the document is not as it was signed."""
-    damaged = f"{what}: its signed head does not check: the store or its copy was changed"
+    body: dict[str, Any] = signed.read(_FIELD, document, signer, what=f"{what}: its signed head")
     try:
-        outer = json.loads(document)
-        body, key_id = outer["head"], outer["key"]
-        signature = bytes.fromhex(outer["signature"])
-        good = _canonical(outer) == document and set(outer) == {"head", "key", "signature"}
-        if not (good and signer.verify(_signed(body, key_id), signature, key_id)):
-            raise Integrity(damaged)
         return Head(
             tenant=TenantName(body["tenant"]),
             instance=InstanceId(UUID(body["instance"])),
@@ -85,8 +78,8 @@ def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
             mark=body["mark"],
             root=body["root"],
         )
-    except (ValueError, KeyError, TypeError, RecursionError, rfc8785.CanonicalizationError) as e:
-        raise Integrity(damaged) from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise Integrity(f"{what}: its signed head is not one of ours") from e
 
 
 def mark_text(mark: Mark | None) -> str:
@@ -155,10 +148,6 @@ def _read_ref(fields: list[str] | None) -> Ref | None:
         id=bytes.fromhex(identity),
         digest=bytes.fromhex(digest),
     )
-
-
-def _signed(body: object, key_id: object) -> bytes:
-    return _canonical({"head": body, "key": key_id})
 
 
 def _canonical(value: object) -> bytes:

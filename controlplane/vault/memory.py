@@ -229,6 +229,26 @@ class MemoryRecords:
         with self._lock:
             return frozenset(self._packs)
 
+    def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
+        with self._lock:
+            last = self._last.get((record.tenant, record.instance))
+            if last is not None and last.point == record.point:
+                return
+            if last is not None and last.sequence >= record.sequence:
+                raise Conflict(f"recovery point {record.point} comes before one on record")
+            self._last[record.tenant, record.instance] = record
+            for name in packs:
+                self._packs[name] = _Pack(
+                    domain=record.domain, state=PackState.VERIFIED, owner=None
+                )
+            if retained:
+                self._points[record.point] = (record, frozenset(packs))
+            self._close(record.point)
+
+    def open_points(self) -> tuple[PointId, ...]:
+        with self._lock:
+            return tuple(dict.fromkeys(point for point, _ in sorted(self._open)))
+
     def _held(self, session: Session) -> _Session:
         held = self._open.get((session.point, session.disk))
         if held is None or held.now.token != session.token:

@@ -42,3 +42,17 @@ class Collected:
     condemned: int
     deleted: int
     unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """What records older than the store took from it.
+
+    `points` are usable again, `forgotten` and `packs_gone` went after the records were written.
+    `unreadable` are points that are on record by name only, and why; nothing of them is deleted.
+    """
+
+    points: int
+    forgotten: int
+    packs_gone: int
+    unreadable: tuple[str, ...]

@@ -180,3 +180,14 @@ class VaultRecords(Protocol):
     def known_packs(self) -> frozenset[bytes]:
         """Every pack on record, in any state."""
         ...
+
+    def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
+        """Put a point on record that the store shows and these records do not know.
+
+        Its sessions close. Retained, it holds `packs`, which count as verified; else only its
+        sequence stays used. Adopted already is fine; Conflict when its sequence is another's.
+        """
+
+    def open_points(self) -> tuple[PointId, ...]:
+        """Every point with an open session."""
+        ...

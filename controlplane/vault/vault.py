@@ -26,6 +26,7 @@ from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
     PointCommitted,
+    Recalled,
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
@@ -35,6 +36,7 @@ from controlplane.vault.ports import (
     VaultRecords,
 )
 from controlplane.vault.reading import PointReader
+from controlplane.vault.recalling import Recalling
 from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
@@ -211,6 +213,18 @@ class Vault:
             except Integrity as e:
                 found.append((record.point, str(e)))
         return tuple(found)
+
+    def recall(self, domain_of: Callable[[str], str | None]) -> Recalled:
+        """Puts on record what the store shows and records of an earlier day do not.
+
+        For a database that was restored, before anything else is done with it; again is fine.
+        `domain_of` tells the dedup domain of a data key's id. Integrity when the store serves an
+        older state than the records, or heads that do not follow each other.
+        """
+        return Recalling(
+            records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
+            clock=self._clock, blobs=self._blobs, domain_of=domain_of,
+        ).run()  # fmt: skip
 
     def tidy_index(self, domain: str) -> None:
         """Remove index segments that speak of deleted packs only."""

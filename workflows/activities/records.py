@@ -25,11 +25,12 @@ from controlplane.domain.operation import (
     OperationKind,
     OperationState,
 )
-from controlplane.domain.placement import Placement
+from controlplane.domain.placement import Home, Placement
 from controlplane.domain.plan import MovePlan
 from controlplane.domain.resource import State
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
+from controlplane.vault.homes import Homes
 from workflows.activities.steps import Steps, Work
 from workflows.activities.trail import audit
 from workflows.failures import CANCELLED, translated
@@ -43,6 +44,7 @@ _CHANGED = "was being brought up to date: its disks hold no whole state, and are
 
 BEGINS: Mapping[OperationKind, State] = {
     OperationKind.VERIFY_SITE: State.UPDATING,
+    OperationKind.SURVEY: State.UPDATING,
     OperationKind.IMPORT_IMAGE: State.CREATING,
     OperationKind.PROVISION: State.CREATING,
     OperationKind.START: State.UPDATING,
@@ -117,8 +119,11 @@ def operation_id(text: str) -> OperationId:
 
 
 class RecordActivities:
-    def __init__(self, store: Store, steps: Steps, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, steps: Steps, homes: Homes, clock: Callable[[], datetime]
+    ) -> None:
         self._store = store
+        self._homes = homes
         self._steps = steps
         self._clock = clock
 
@@ -226,11 +231,16 @@ class RecordActivities:
         """The end of provisioning: the instance has a home."""
         now = self._clock()
         work = order.work
-        with self._steps.step(work.operation, "record home"), self._store.begin() as tx:
-            tx.placements.set_copy(work.instance, work.operation, work.epoch, order.copy, now)
-            for artefact in tx.artefacts.list(operation=work.operation):
-                if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
-                    tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
+        with self._steps.step(work.operation, "record home"):
+            with self._store.begin() as tx:
+                op = tx.operations.get(work.operation)
+                placement = tx.placements.set_copy(
+                    work.instance, work.operation, work.epoch, order.copy, now
+                )
+                for artefact in tx.artefacts.list(operation=work.operation):
+                    if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
+                        tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
+            self._homes.put(_home(op, work, placement, op.created_at))
 
     @activity.defn(no_thread_cancel_exception=True)
     def unplaced(self, work: Work) -> None:
@@ -254,51 +264,75 @@ class RecordActivities:
 
     @activity.defn(no_thread_cancel_exception=True)
     def switch_home(self, order: Switch) -> None:
-        """Home, epoch and phase change together, or not at all. Doing it twice does it once."""
+        """Home, epoch and phase change together, or not at all. Doing it twice does it once.
+
+        Then the store is told, before anything else happens: a control plane that is restored from
+        before this moment finds it there.
+        """
+        work = order.work
+        with self._steps.step(work.operation, "switch"):
+            with self._store.begin() as tx:
+                op = tx.operations.get(work.operation)
+                if tx.placements.get(work.instance).copy != order.copy:
+                    self._switch(tx, op, order)
+                placement = tx.placements.get(work.instance)
+            self._homes.put(_home(op, work, placement, placement.switched_at or op.created_at))
+
+    def _switch(self, tx: Tx, op: Operation, order: Switch) -> None:
         now = self._clock()
         work, plan = order.work, order.plan
-        with self._steps.step(work.operation, "switch"), self._store.begin() as tx:
-            op = tx.operations.get(work.operation)
-            placement = tx.placements.get(work.instance)
-            if placement.copy == order.copy:
-                return
-            if op.cancel_requested:
-                raise Conflict("cancelled before the switch", reason=CANCELLED)
-            tx.placements.switch(
-                work.instance,
-                operation=work.operation,
-                epoch=work.epoch,
-                site=plan.target.site,
-                copy=order.copy,
-                now=now,
-            )
-            instance = tx.resources.by_id(op.subject)
-            tx.resources.set_spec(op.subject, {**instance.spec, "zone": plan.target.site}, now=now)
-            for artefact in tx.artefacts.list(instance=work.instance):
-                if artefact.operation == work.operation and artefact.site == plan.target.site:
-                    if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
-                        tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
-                elif artefact.state is ArtefactState.ATTACHED:
-                    tx.artefacts.set_state(
-                        artefact.id,
-                        ArtefactState.RETAINED,
-                        note=OLD_HOME,
-                        expires_at=now + plan.retain,
-                        holds=order.holds if artefact.id == placement.copy else None,
-                    )
-            tx.operations.update(work.operation, phase=SWITCHED)
-            move = move_of(op)
-            if move is not None:
-                tx.resources.patch_status(move, {"phase": SWITCHED}, now=now)
-            audit(
-                tx,
-                op,
-                "switched",
-                now,
-                site=plan.target.site,
-                epoch=str(work.epoch),
-                plan=op.plan_digest,
-            )
+        placement = tx.placements.get(work.instance)
+        if op.cancel_requested:
+            raise Conflict("cancelled before the switch", reason=CANCELLED)
+        tx.placements.switch(
+            work.instance,
+            operation=work.operation,
+            epoch=work.epoch,
+            site=plan.target.site,
+            copy=order.copy,
+            now=now,
+        )
+        instance = tx.resources.by_id(op.subject)
+        tx.resources.set_spec(op.subject, {**instance.spec, "zone": plan.target.site}, now=now)
+        for artefact in tx.artefacts.list(instance=work.instance):
+            if artefact.operation == work.operation and artefact.site == plan.target.site:
+                if artefact.kind in {ArtefactKind.INSTANCE, ArtefactKind.VOLUME}:
+                    tx.artefacts.set_state(artefact.id, ArtefactState.ATTACHED)
+            elif artefact.state is ArtefactState.ATTACHED:
+                tx.artefacts.set_state(
+                    artefact.id,
+                    ArtefactState.RETAINED,
+                    note=OLD_HOME,
+                    expires_at=now + plan.retain,
+                    holds=order.holds if artefact.id == placement.copy else None,
+                )
+        tx.operations.update(work.operation, phase=SWITCHED)
+        move = move_of(op)
+        if move is not None:
+            tx.resources.patch_status(move, {"phase": SWITCHED}, now=now)
+        audit(
+            tx,
+            op,
+            "switched",
+            now,
+            site=plan.target.site,
+            epoch=str(work.epoch),
+            plan=op.plan_digest,
+        )
+
+
+def _home(op: Operation, work: Work, placement: Placement, since: datetime) -> Home:
+    if op.tenant is None or placement.copy is None:
+        raise Conflict(f"operation {op.name} has given {op.subject_name} no home")
+    return Home(
+        tenant=op.tenant,
+        instance=work.instance,
+        epoch=work.epoch,
+        site=placement.site,
+        copy=placement.copy,
+        operation=work.operation,
+        since=since,
+    )
 
 
 def _volumes_beside(tx: Tx, copy: Artefact) -> list[Artefact]:

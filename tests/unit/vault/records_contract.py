@@ -245,3 +245,24 @@ class RecordsContract:
         assert records.damaged("other") == frozenset()
         records.deleted(name)
         assert records.damaged("acme/shop") == frozenset()
+
+    def test_a_point_that_the_store_shows_is_adopted_with_its_packs(self, records):
+        session = self.begin(records, 1)
+        self.sealed(records, session, 1, leaf(0))
+        assert records.open_points() == (point(1),)
+        for _ in range(2):
+            records.adopt(record(1, 4), packs={pack(1), pack(2)}, retained=True)
+        assert records.open_points() == ()
+        assert records.point(point(1)) == record(1, 4)
+        assert records.verified_packs("acme/shop") == {pack(1), pack(2)}
+        assert records.condemn(AT) == 0
+        self.refused("superseded", lambda: self.begin(records, 1, attempt=9))
+
+    def test_a_point_that_is_adopted_by_name_keeps_its_number_used(self, records):
+        records.adopt(record(1, 4), packs=(), retained=False)
+        assert records.point(point(1)) is None
+        assert records.points() == ()
+        last = records.last(TenantName("acme"), InstanceId(UUID(int=99)))
+        assert last == record(1, 4)
+        with pytest.raises(Conflict, match="comes before"):
+            records.adopt(record(2, 3), packs=(), retained=True)
