@@ -8,6 +8,7 @@ from controlplane.domain.ids import ResourceId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 from controlplane.domain.site import ProviderKind, SiteAccess
+from controlplane.services.freezing import check_thawed
 from controlplane.store.engine import Store
 from drivers.contract import Driver
 from drivers.registry import connect
@@ -24,9 +25,18 @@ class Connections:
         self._timeout = timeout
 
     def connect(self, name: SiteName) -> Driver:
-        """An open driver; close it when done. NotFound, Denied."""
+        """An open driver; close it when done. NotFound, Denied; Busy while the site is frozen."""
+        return self._open_site(name, even_frozen=False)
+
+    def look(self, name: SiteName) -> Driver:
+        """As `connect`, even at a frozen site: for those who only read there, and the survey."""
+        return self._open_site(name, even_frozen=True)
+
+    def _open_site(self, name: SiteName, *, even_frozen: bool) -> Driver:
         with self._store.read() as tx:
             site = tx.resources.get(facts(Kind.SITE).key(name, None, None))
+            if not even_frozen:
+                check_thawed(site)
             try:
                 sealed: bytes | None = tx.credentials.get(site.id)
             except NotFound:

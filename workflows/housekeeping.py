@@ -12,8 +12,9 @@ from controlplane.domain.ids import ResourceId, TenantName
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import OperationKind
 from controlplane.domain.resource import Kind
+from controlplane.services.freezing import FROZEN
 from controlplane.services.record import start, start_bare
-from controlplane.services.sites import ALL_SITES, EVERYWHERE
+from controlplane.services.sites import ALL_SITES, EVERYWHERE, site_list
 from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
@@ -28,9 +29,15 @@ _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
 
 
 def finalize_expired(tx: Tx, now: datetime) -> int:
-    """A finalize operation for each instance with expired retained copies and no other work."""
+    """A finalize operation for each instance with expired retained copies and no other work.
+
+    What lies at a frozen site expires once that was surveyed.
+    """
+    frozen = {site.key.name for site in site_list(tx) if site.status.get(FROZEN)}
     due: dict[UUID, str] = {}
     for artefact in tx.artefacts.list(states={ArtefactState.RETAINED}):
+        if artefact.site in frozen:
+            continue
         if artefact.expires_at is not None and artefact.expires_at <= now:
             due.setdefault(artefact.instance, now.isoformat())
     begun = 0

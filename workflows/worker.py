@@ -27,6 +27,7 @@ from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
+from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.delete_instance import DeleteInstance, FinalizeMove
@@ -37,10 +38,11 @@ from workflows.move_instance import MoveInstance, PlanMove
 from workflows.options import COPIES, CUTOVER, QUEUE
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
-from workflows.sites import ReleaseOrphan, SweepSites, VerifySite
+from workflows.sites import ReleaseOrphan, SurveySite, SweepSites, VerifySite
 
 STORIES: dict[OperationKind, Any] = {
     OperationKind.VERIFY_SITE: VerifySite,
+    OperationKind.SURVEY: SurveySite,
     OperationKind.SWEEP: SweepSites,
     OperationKind.RELEASE_ORPHAN: ReleaseOrphan,
     OperationKind.IMPORT_IMAGE: ImportImage,
@@ -81,6 +83,7 @@ class Hands:
     plans: PlanActivities
     sites: SiteActivities
     transfer: TransferActivities
+    survey: SurveyActivities
     sweep: SweepActivities
     snapshots: SnapshotActivities
     changes: ChangeActivities

@@ -35,6 +35,13 @@ class SiteSpec(Wire):
     max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
 
 
+class FrozenOut(Shown):
+    """Nothing is done at the site until it was surveyed."""
+
+    since: datetime
+    why: str
+
+
 class SiteStatus(Status):
     health: str | None = None
     version: str | None = None
@@ -42,6 +49,7 @@ class SiteStatus(Status):
     warnings: list[str] = Field(default_factory=list)
     last_seen_at: datetime | None = None
     has_credentials: bool = False
+    frozen: FrozenOut | None = None
 
 
 class CredentialsIn(Wire):

@@ -21,6 +21,7 @@ class OperationKind(StrEnum):
     PLAN_MOVE = "plan-move"
     MOVE = "move"
     FINALIZE = "finalize"
+    SURVEY = "survey"
     SWEEP = "sweep"
     RELEASE_ORPHAN = "release-orphan"
 

@@ -24,6 +24,11 @@ EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
 _LIMITS = frozenset({"maxBandwidth", "maxMoves"})
+_ACTIONS = {
+    "verify": OperationKind.VERIFY_SITE,
+    "survey": OperationKind.SURVEY,
+    "sweep": OperationKind.SWEEP,
+}
 _KEPT = frozenset(ArtefactState) - {ArtefactState.RELEASED}
 
 
@@ -105,7 +110,7 @@ class Sites(Stored):
         options: Mapping[str, str],
     ) -> Operation | None:
         del options
-        kind = {"verify": OperationKind.VERIFY_SITE, "sweep": OperationKind.SWEEP}[action]
+        kind = _ACTIONS[action]
         now = self.clock.now()
         with self.store.begin() as tx:
             site = living(tx, key, expected)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from controlplane.domain.errors import SUPERSEDED, Busy, Conflict, NotFound, superseded
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteName
-from controlplane.domain.placement import Lease, Placement
+from controlplane.domain.placement import Home, Lease, Placement
 from controlplane.domain.resource import Kind
 from controlplane.store.events import Events
 from controlplane.store.operations import Operations
@@ -165,6 +165,35 @@ class Placements:
         row.switched_by = operation
         row.switched_under = epoch
         return self._changed(row)
+
+    def adopt(self, home: Home) -> bool:
+        """Whether `home` is newer than the place on record, which it is from now on.
+
+        For records that were restored: no lease is asked for, nothing else may be running.
+        """
+        row = self._session.get(_PlacementRow, home.instance)
+        if row is None:
+            row = _PlacementRow(instance=home.instance, site=home.site, epoch=home.epoch)
+            self._session.add(row)
+        elif (row.switched_under or 0) >= home.epoch or row.copy == home.copy:
+            return False
+        row.site = home.site
+        row.copy = home.copy
+        row.epoch = max(row.epoch, home.epoch)
+        row.switched_at = home.since
+        row.switched_by = home.operation
+        row.switched_under = home.epoch
+        self._changed(row)
+        return True
+
+    def raise_epoch(self, instance: InstanceId, epoch: int) -> bool:
+        """Whether `epoch`, which an object carries, is higher than was known; it counts now."""
+        row = _placement(self._session, instance)
+        if row.epoch >= epoch:
+            return False
+        row.epoch = epoch
+        self._changed(row)
+        return True
 
     def set_copy(
         self,

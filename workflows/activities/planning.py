@@ -53,19 +53,24 @@ _READING = re.compile(r"(^| )copy \d+$")
 
 
 class PlanActivities:
-    """`stands` tells whether the vault retains a point; `clock` answers aware UTC times."""
+    """`stands` tells whether the vault retains a point; `clock` answers aware UTC times.
 
-    def __init__(
+    `look` opens a driver even for a frozen site, which `connect` refuses.
+    """
+
+    def __init__(  # noqa: PLR0917  # what a plan is made of
         self,
         store: Store,
         steps: Steps,
         connect: Callable[[SiteName], Driver],
+        look: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
         stands: Callable[[PointId], bool],
     ) -> None:
         self._store = store
         self._steps = steps
         self._connect = connect
+        self._look = look
         self._clock = clock
         self._stands = stands
 
@@ -80,7 +85,7 @@ class PlanActivities:
             with self._steps.step(op_id, "verify") as meter:
                 try:
                     with meter.calling():
-                        seen = self._facts(site)
+                        seen = self._facts(site, self._look)
                 except FedctlError as error:
                     self._show_problem(site, error)
                     raise
@@ -99,9 +104,11 @@ class PlanActivities:
         with self._store.begin() as tx:
             tx.resources.patch_status(site.id, status, now=now)
 
-    def _facts(self, site: Resource) -> SiteFacts:
+    def _facts(
+        self, site: Resource, connect: Callable[[SiteName], Driver] | None = None
+    ) -> SiteFacts:
         name = SiteName(site.key.name)
-        with closing(self._connect(name)) as driver:
+        with closing((connect or self._connect)(name)) as driver:
             health = driver.check()
             lacking = frozenset(health.lacking)
             able = capabilities(driver) - lacking

@@ -79,16 +79,20 @@ def compare(
 
 
 class SweepActivities:
+    """`look` opens a driver even for a frozen site, which `connect` refuses."""
+
     def __init__(
         self,
         store: Store,
         steps: Steps,
         connect: Callable[[SiteName], Driver],
+        look: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._steps = steps
         self._connect = connect
+        self._look = look
         self._clock = clock
 
     @activity.defn(no_thread_cancel_exception=True)
@@ -105,7 +109,7 @@ class SweepActivities:
     def sweep_site(self, order: SweepSite) -> Swept:
         op_id = operation_id(order.operation)
         with self._steps.step(op_id, f"sweep {order.site}") as meter:
-            with meter.calling(), closing(self._connect(order.site)) as driver:
+            with meter.calling(), closing(self._look(order.site)) as driver:
                 found = tuple(driver.owned())
                 settle = timedelta(seconds=driver.limits.settle_seconds)
             now = self._clock()

@@ -88,7 +88,7 @@ def list_sites(ctx: typer.Context, output: Output = Form.TABLE) -> None:
                 each["spec"]["region"],
                 each["spec"].get("country", ""),
                 each["status"]["state"],
-                each["status"].get("health", ""),
+                _health(each),
                 each["status"].get("version", ""),
             )
             for each in items
@@ -158,6 +158,62 @@ def verify(
 ) -> None:
     with Session(ctx, form=output) as session:
         _verify(session, find(session, Kind.SITE, name).name, wait=not no_wait)
+
+
+@command(
+    app,
+    "survey",
+    "fedctl site survey par-pve",
+    "fedctl site survey --all",
+    text="Looks which copies a site holds, stops and fences those that are no homes, lifts its"
+    " freeze.",
+)
+def survey(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="The site.")] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every site.")] = False,
+    output: Output = Form.TABLE,
+) -> None:
+    with Session(ctx, form=output) as session:
+        if (name is None) is not every:
+            raise Invalid("name one site, or say --all")
+        names = (
+            [find(session, Kind.SITE, name).name]
+            if name is not None
+            else [each["metadata"]["name"] for each in session.client.list(SITE)]
+        )
+        reports = [_surveyed(session, each) for each in names]
+        if len(names) > 1:  # the fence of a home goes once every site was seen
+            reports = [*reports[-1:], *(_surveyed(session, each) for each in names[:-1])]
+        session.data({"sites": reports})
+        _tell_survey(session, reports)
+
+
+def _surveyed(session: Session, name: str) -> Doc:
+    path = started(session.client.send("POST", f"{session.client.path(SITE, name)}/survey"))
+    operation = follow(session, path, f"Surveying {name}")
+    check(operation, what=f"Site {name} could not be surveyed and stays as it was")
+    report: Doc = operation["status"]["result"]["survey"]
+    return report
+
+
+def _tell_survey(session: Session, reports: list[Doc]) -> None:
+    for report in reports:
+        session.say(f"{report['site']}: {report['homes']} home(s) where they belong")
+        for what, text in _SURVEY.items():
+            for each in report[what]:
+                session.say(f"  {each}: {text}")
+
+
+_SURVEY = {
+    "stilled": "not the home; off and fenced",
+    "freed": "the home; its fence is lifted, start it with fedctl instance start",
+    "left": "left to the operation that holds it",
+    "missing": "its home is NOT at the site: look there",
+    "strange": "left as it is: look whose it is",
+    "unaccounted": "on no record (fedctl orphans list)",
+}
 
 
 @command(
@@ -255,6 +311,7 @@ def _facts(site: Doc) -> dict[str, object]:
         "problem": field(site, "status", "problem", "message"),
         "seen": units.local(status["lastSeenAt"]) if status.get("lastSeenAt") else None,
         "limits": _limits(site["spec"]),
+        "frozen": _frozen(site),
         "credentials": "given" if status.get("hasCredentials") else "none",
     }
 
@@ -277,6 +334,20 @@ def _number(text: str, option: str) -> int:
     if not text.isdecimal():
         raise Invalid(f"{option} is {text!r}: write a number, or none")
     return int(text)
+
+
+def _health(site: Doc) -> str:
+    health = str(site["status"].get("health", ""))
+    return f"{health}, frozen" if site["status"].get("frozen") else health
+
+
+def _frozen(site: Doc) -> str | None:
+    """Since when nothing is done there, and why."""
+    frozen = site["status"].get("frozen")
+    if not frozen:
+        return None
+    since, name = units.local(frozen["since"]), site["metadata"]["name"]
+    return f"since {since}, {frozen['why']}: fedctl site survey {name}"
 
 
 def _secrets(source: str) -> dict[str, str]:
