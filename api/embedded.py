@@ -75,6 +75,10 @@ class State:
         """There while the system answers."""
         return self.folder / "ready"
 
+    @property
+    def agent_socket(self) -> Path:
+        return self.folder / "agent.sock"
+
     def secret(self, path: Path) -> str:
         """A random secret, made on the first start and readable by its owner alone."""
         if not path.exists():
@@ -105,6 +109,32 @@ def _free_ports() -> dict[str, int]:
                 sock.bind(("127.0.0.1", 0))
             ports[name] = int(sock.getsockname()[1])
         return ports
+
+
+def settings_of(state: State) -> dict[str, str]:
+    """What the processes of this system are told by their environment."""
+    folder, ports = state.folder, state.ports()
+    api = f"http://127.0.0.1:{ports['api']}"
+    return {
+        "FEDCTL_DATABASE_URL": f"sqlite:///{folder / 'fedctl.db'}",
+        "FEDCTL_TEMPORAL_ADDRESS": f"127.0.0.1:{ports['temporal']}",
+        "FEDCTL_AGENT_SOCKET": str(state.agent_socket),
+        "FEDCTL_VAULT": str(folder / "vault"),
+        "FEDCTL_UPLOADS": str(folder / "uploads"),
+        "FEDCTL_GATEWAY_PORT": str(ports["gateway"]),
+        "FEDCTL_GATEWAY_URL": f"http://127.0.0.1:{ports['gateway']}",
+        "FEDCTL_API_PORT": str(ports["api"]),
+        "FEDCTL_PUBLIC_URL": api,
+        "FEDCTL_REGIONS": json.dumps([REGION]),
+    }
+
+
+def agent_command(state: State) -> list[str]:
+    """The key agent that opens this system's root key."""
+    return [
+        sys.executable, "-m", "controlplane.keys.agent", "--socket", str(state.agent_socket),
+        "--root", str(state.folder / "root.key"), "--passphrase-file", str(state.passphrase),
+    ]  # fmt: skip
 
 
 def _dies_with_parent() -> None:
@@ -172,27 +202,11 @@ class Embedded:
         self._profile = profile
         self._seed = seed
 
-    def _settings(self) -> dict[str, str]:
-        folder, ports = self._state.folder, self._ports
-        return {
-            **os.environ,  # noqa: TID251  # a composition root hands its environment on
-            "FEDCTL_DATABASE_URL": f"sqlite:///{folder / 'fedctl.db'}",
-            "FEDCTL_TEMPORAL_ADDRESS": f"127.0.0.1:{ports['temporal']}",
-            "FEDCTL_AGENT_SOCKET": str(folder / "agent.sock"),
-            "FEDCTL_VAULT": str(folder / "vault"),
-            "FEDCTL_UPLOADS": str(folder / "uploads"),
-            "FEDCTL_GATEWAY_PORT": str(ports["gateway"]),
-            "FEDCTL_GATEWAY_URL": f"http://127.0.0.1:{ports['gateway']}",
-            "FEDCTL_API_PORT": str(ports["api"]),
-            "FEDCTL_PUBLIC_URL": self.url,
-            "FEDCTL_REGIONS": json.dumps([REGION]),
-        }
-
     def _child(self, name: str, *command: str) -> Child:
         child = Child(
             name=name,
             command=list(command),
-            environment=self._settings(),
+            environment={**os.environ, **settings_of(self._state)},  # noqa: TID251  # a composition root hands its environment on
             log=self._state.folder / "logs" / f"{name}.log",
         )
         child.start()
@@ -207,12 +221,8 @@ class Embedded:
         python = sys.executable
         sites = folder / "sites" / "sites.json"
         sites.unlink(missing_ok=True)
-        agent_socket = folder / "agent.sock"
-        agent = self._child(
-            "agent", python, "-m", "controlplane.keys.agent", "--socket", str(agent_socket),
-            "--root", str(folder / "root.key"),
-            "--passphrase-file", str(self._state.passphrase), "--create",
-        )  # fmt: skip
+        agent_socket = self._state.agent_socket
+        agent = self._child("agent", *agent_command(self._state), "--create")
         self._child(
             "temporal", _binary("temporal"), "server", "start-dev", "--headless",
             "--ip", "127.0.0.1", "--port", str(ports["temporal"]),
@@ -317,7 +327,7 @@ def _binary(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(state: State) -> Iterator[None]:
+def alone(state: State) -> Iterator[None]:
     """One supervisor a folder."""
     with (state.folder / "lock").open("w") as lock:
         try:
@@ -348,7 +358,7 @@ def main() -> int:
     began = monotonic()
     try:
         state = State(folder=given.state.resolve())
-        with _alone(state):
+        with alone(state):
             return _run(state, given, began)
     except FedctlError as error:
         _say(f"fedctl dev did not start: {error}")

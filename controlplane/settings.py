@@ -12,7 +12,8 @@ class Settings(BaseSettings):
 
     Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
     `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
-    key agent's unix socket. Times are seconds. A worker moves the bytes of
+    key agent's unix socket. Times are seconds; a site that gave no answer for `site_patience` is
+    frozen until it was surveyed. A worker moves the bytes of
     `copies_per_worker` disks at a time, and of as many more in cutovers. At most `moves_at_once`
     moves run, of each tenant and at each site no more than is said for them, and `moves_waiting`
     more wait for their turn.
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     public_url: str = "http://127.0.0.1:8443"
     regions: tuple[str, ...] = ("eu-fr",)
     provider_timeout: float = 20.0
+    site_patience: float = 600.0
     copies_per_worker: int = 16
     moves_at_once: Annotated[int, Field(ge=1)] = 50
     moves_per_site: Annotated[int, Field(ge=1)] = 50

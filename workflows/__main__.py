@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import signal
+import sys
+from datetime import timedelta
 from uuid import UUID
 
 from temporalio.client import Client
 
-from controlplane.domain.errors import NotFound
+from controlplane.domain.errors import Conflict, NotFound
 from controlplane.domain.ids import OperationId
 from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds
 from controlplane.services.bandwidth import Bandwidth
@@ -22,6 +24,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.codec import (
@@ -34,10 +37,13 @@ from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
 from workflows.settling import Settler
 from workflows.starter import Starter
+from workflows.succession import outlived
+from workflows.watching import SiteWatch
 from workflows.worker import Hands, build_worker
 
 _log = logging.getLogger(__name__)
 _CONNECT_AGAIN = 0.2
+_FIRST_LOOK = 5.0
 
 
 def hands(settings: Settings, parts: Assembly) -> Hands:
@@ -46,12 +52,13 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
     store = parts.store
     steps = Steps(store, now)
     bandwidth = Bandwidth(store)
-    connect = Connections(store, parts.secrets.open, timeout=settings.provider_timeout).connect
+    sites = Connections(store, parts.secrets.open, timeout=settings.provider_timeout)
+    connect = sites.connect
     return Hands(
-        records=RecordActivities(store, steps, now),
+        records=RecordActivities(store, steps, parts.homes, now),
         lookups=LookupActivities(store),
         endings=EndingActivities(store, now),
-        plans=PlanActivities(store, steps, connect, now, parts.vault.stands),
+        plans=PlanActivities(store, steps, connect, sites.look, now, parts.vault.stands),
         sites=SiteActivities(store, steps, connect, now),
         transfer=TransferActivities(
             store=store,
@@ -63,7 +70,8 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
             uploads=settings.uploads,
             gateway_url=settings.gateway_url,
         ),
-        sweep=SweepActivities(store, steps, connect, now),
+        survey=SurveyActivities(store, steps, sites.look, now),
+        sweep=SweepActivities(store, steps, connect, sites.look, now),
         snapshots=SnapshotActivities(store, steps, connect, now),
         changes=ChangeActivities(
             store=store,
@@ -112,19 +120,32 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
+    sites = Connections(parts.store, parts.secrets.open, timeout=settings.provider_timeout)
+    watch = SiteWatch(
+        parts.store,
+        sites.look,
+        SystemClock().now,
+        patience=timedelta(seconds=settings.site_patience),
+    )
     stopped = asyncio.ensure_future(stop.wait())
-    while not stop.is_set():
+    later = asyncio.ensure_future(outlived(parts.store, parts.lives, stop))
+    await asyncio.wait({later}, timeout=_FIRST_LOOK)
+    while not stop.is_set() and not later.done():
         await wait_until_unsealed(parts.agent)
         async with build_worker(client, made, copies=settings.copies_per_worker):
             _log.info("working")
             pause = asyncio.Event()
-            telling = asyncio.gather(starter.run(pause), keeper.run(pause), settler.run(pause))
+            telling = asyncio.gather(
+                *(each.run(pause) for each in (starter, keeper, settler, watch))
+            )
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
-            await asyncio.wait({stopped, sealed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopped, sealed, later}, return_when=asyncio.FIRST_COMPLETED)
             sealed.cancel()
             pause.set()
             await telling
     stopped.cancel()
+    if later.done():
+        later.result()
 
 
 async def _main() -> None:
@@ -149,7 +170,10 @@ async def _main() -> None:
     waiting.cancel()
     parts.close()
     if work.done() and not work.cancelled():
-        work.result()
+        try:
+            work.result()
+        except Conflict as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

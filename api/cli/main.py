@@ -20,7 +20,7 @@ from api.cli.commands import (
     support,
     workspaces,
 )
-from api.cli.commands.dev import dev
+from api.cli.commands.dev import backup_app, dev
 from api.cli.commands.events import events
 from api.cli.completion import contexts
 from api.cli.contexts import Globals
@@ -156,6 +156,7 @@ command(
     "fedctl events -w shop -o jsonl --limit 1",
     text="Follows what changes, as far as you may see it; goes on by itself after a break.",
 )(events)
+app.add_typer(backup_app, name="backup", help="The control plane's own state.")
 app.add_typer(audit.app, name="audit", help="The audit log.")
 command(
     app,

@@ -29,7 +29,7 @@ from controlplane.store.tx import Tx
 _WRITERS_TURN = 0x6665646374  # "fedct", the advisory lock that writers take
 _PATIENCE = timedelta(seconds=15)
 _LOOK_AGAIN = 0.05
-NEWEST = "0006"
+NEWEST = "0005"
 """The revision that this version of fedctl reads and writes."""
 
 
@@ -118,6 +118,14 @@ class Store:
                     " python -m api.http.bootstrap, then start this again"
                 )
             Event().wait(_LOOK_AGAIN)
+
+        with self.read() as tx:
+            unfinished = tx.settings.restoring
+        if unfinished:
+            raise Conflict(
+                "a restore into this database was not finished: run the same fedctl backup restore"
+                " again, then start this"
+            )
 
     def _revision(self) -> str:
         with suppress(SQLAlchemyError), self._reader.connect() as connection:

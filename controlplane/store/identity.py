@@ -179,6 +179,14 @@ class Tokens:
         row.revoked_at = row.revoked_at or now
         return _token(row)
 
+    def revoke_all(self, now: datetime) -> int:
+        """None is worth anything any more; how many were until now."""
+        rows = self._session.scalars(select(_TokenRow).where(_TokenRow.revoked_at.is_(None))).all()
+        for row in rows:
+            row.revoked_at = now
+        self._session.flush()
+        return len(rows)
+
     def list(self, user: UserName) -> TokenList:
         """Those of the user, newest first."""
         rows = self._session.scalars(

@@ -1,4 +1,4 @@
-"""What this installation is: its incarnation, and which turn of moves it has reached."""
+"""What this installation is: its incarnation and life, and how many moves had their turn."""
 
 from uuid import UUID, uuid4
 
@@ -9,6 +9,8 @@ from controlplane.store.rows import Base
 
 _INCARNATION = "incarnation"
 _TURN = "turn"
+_LIFE = "life"
+_RESTORING = "restoring"
 
 
 class _SettingRow(Base):
@@ -45,4 +47,34 @@ class Settings:
 
     @turn.setter
     def turn(self, reached: int) -> None:
-        self._session.merge(_SettingRow(name=_TURN, value=str(reached)))
+        self._put(_TURN, str(reached))
+
+    @property
+    def life(self) -> int:
+        """The number of the incarnation: 1, and one more with each restore."""
+        row = self._session.get(_SettingRow, _LIFE)
+        return 1 if row is None else int(row.value)
+
+    def renew(self, incarnation: UUID, life: int) -> None:
+        """A new life begins in rows of an earlier one."""
+        self._put(_INCARNATION, str(incarnation))
+        self._put(_LIFE, str(life))
+
+    @property
+    def restoring(self) -> str | None:
+        """The id of the backup whose restore is not finished: nothing else may work with this."""
+        row = self._session.get(_SettingRow, _RESTORING)
+        return None if row is None else row.value
+
+    def restore(self, backup: str) -> None:
+        self._put(_RESTORING, backup)
+
+    def restored(self) -> None:
+        """The restore is finished; that it was before is fine."""
+        row = self._session.get(_SettingRow, _RESTORING)
+        if row is not None:
+            self._session.delete(row)
+
+    def _put(self, name: str, value: str) -> None:
+        self._session.merge(_SettingRow(name=name, value=value))
+        self._session.flush()

@@ -1,6 +1,6 @@
 """One transaction, with a repository for each noun."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -9,6 +9,7 @@ from controlplane.store.admissions import Admissions
 from controlplane.store.artefacts import Artefacts
 from controlplane.store.audit import Audit
 from controlplane.store.credentials import Credentials
+from controlplane.store.dump import Rows, clear, count_on, dump, is_empty, load
 from controlplane.store.events import Events
 from controlplane.store.figures import Figures, figures
 from controlplane.store.identity import Identity
@@ -48,3 +49,19 @@ class Tx:
     def figures(self) -> Figures:
         """Counted over all rows."""
         return figures(self._session, self.events)
+
+    def dump(self) -> Iterator[tuple[str, list[dict[str, object]]]]:
+        """Every row of every table as plain JSON, some of a table at a time."""
+        return dump(self._session)
+
+    def load(self, backup: Iterable[tuple[str, Rows]]) -> None:
+        """What `dump` gave replaces all there is. Integrity when it does not fit this schema."""
+        clear(self._session)
+        for name, rows in backup:
+            load(self._session, name, rows)
+        count_on(self._session)
+        self._session.expire_all()
+
+    def is_empty(self) -> bool:
+        """Nobody has used this database yet."""
+        return is_empty(self._session)

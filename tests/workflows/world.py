@@ -37,14 +37,18 @@ from controlplane.domain.resource import Kind, Resource, ResourceKey, State
 from controlplane.domain.site import CreateOrder
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
+from controlplane.keys.port import SigningPurpose
 from controlplane.keys.root import LocalAgent, RootKey
 from controlplane.services.bandwidth import Bandwidth
 from controlplane.services.record import start_bare
-from controlplane.services.vaulting import VaultSigner, domain_keys
+from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
 from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
+from controlplane.store.ports import StoredVault
+from controlplane.vault.homes import Homes
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.memory import MemoryRecords
+from controlplane.vault.ports import VaultRecords
 from controlplane.vault.vault import Vault
 from drivers.contract import Instances, Volumes, require
 from drivers.disks.image import image_file
@@ -59,6 +63,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities, compare
 from workflows.activities.transfer import TransferActivities
 from workflows.connections import Connections
@@ -143,8 +148,12 @@ class World:
     """What a test holds: store, vault, activities, and the two sites."""
 
     store: Store
+    agent: LocalAgent
+    keys: KeptKeys
+    objects: LocalObjects
     vault: Vault
     hands: Hands
+    homes: Homes
     uploads: Path
     home: FakeSite
     away: FakeSite
@@ -163,59 +172,104 @@ class World:
         forget_sites()
         store = migrated(folder)
         agent = LocalAgent(RootKey(root=uuid4(), material=bytes(range(32))))
-        rows = MemoryKeys()
-        keyring = Keyring(agent=agent, rows=rows)
-        vault = Vault(
-            records=MemoryRecords(),
-            objects=LocalObjects(folder / "vault"),
-            keys=domain_keys(keyring, rows),
-            signer=VaultSigner(agent),
-            clock=now,
-        )
+        objects = LocalObjects(folder / "vault")
+        keys = KeptKeys(MemoryKeys(), objects)
         uploads = folder / "uploads"
         uploads.mkdir()
+        world = cls._over(
+            store,
+            MemoryRecords(),
+            agent=agent,
+            keys=keys,
+            objects=objects,
+            uploads=uploads,
+            orders={HOME: home, AWAY: away},
+        )
+        world.home.fetch = world.away.fetch = world.fetch
+        world._register()
+        return world
+
+    @classmethod
+    def _over(
+        cls,
+        store: Store,
+        records: VaultRecords,
+        *,
+        agent: LocalAgent,
+        keys: KeptKeys,
+        objects: LocalObjects,
+        uploads: Path,
+        orders: dict[SiteName, CreateOrder],
+    ) -> "World":
+        keyring = Keyring(agent=agent, rows=keys)
+        homes = Homes(objects, StoreSigner(agent, SigningPurpose.HOME))
+        vault = Vault(
+            records=records,
+            objects=objects,
+            keys=domain_keys(keyring, keys),
+            signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
+            clock=now,
+        )
         connections = Connections(store, lambda _site, _sealed: {}, timeout=5)
+        connect, look = connections.connect, connections.look
         steps = Steps(store, now)
         hands = Hands(
-            records=RecordActivities(store, steps, now),
+            records=RecordActivities(store, steps, homes, now),
             lookups=LookupActivities(store),
             endings=EndingActivities(store, now),
-            plans=PlanActivities(store, steps, connections.connect, now, vault.stands),
-            sites=SiteActivities(store, steps, connections.connect, now),
+            plans=PlanActivities(store, steps, connect, look, now, vault.stands),
+            sites=SiteActivities(store, steps, connect, now),
             transfer=TransferActivities(
                 store=store,
                 steps=steps,
-                connect=connections.connect,
+                connect=connect,
                 clock=now,
                 vault=vault,
                 bandwidth=Bandwidth(store),
                 uploads=uploads,
                 gateway_url="http://gateway.test",
             ),
-            sweep=SweepActivities(store, steps, connections.connect, now),
-            snapshots=SnapshotActivities(store, steps, connections.connect, now),
+            survey=SurveyActivities(store, steps, look, now),
+            sweep=SweepActivities(store, steps, connect, look, now),
+            snapshots=SnapshotActivities(store, steps, connect, now),
             changes=ChangeActivities(
                 store=store,
                 steps=steps,
-                connect=connections.connect,
+                connect=connect,
                 clock=now,
                 vault=vault,
                 bandwidth=Bandwidth(store),
             ),
             control=ControlActivities(store, now),
         )
-        world = cls(
+        return cls(
             store=store,
+            agent=agent,
+            keys=keys,
+            objects=objects,
             vault=vault,
             hands=hands,
+            homes=homes,
             uploads=uploads,
             home=fake_site(f"fake://{HOME}"),
             away=fake_site(f"fake://{AWAY}"),
             connections=connections,
-            orders={HOME: home, AWAY: away},
+            orders=orders,
         )
+
+    def restored(self, store: Store) -> "World":
+        """The same sites and the same vault under another database."""
+        world = World._over(
+            store,
+            StoredVault(store),
+            agent=self.agent,
+            keys=self.keys,
+            objects=self.objects,
+            uploads=self.uploads,
+            orders=self.orders,
+        )
+        world.instance = self.instance
         world.home.fetch = world.away.fetch = world.fetch
-        world._register()
         return world
 
     def close(self) -> None:

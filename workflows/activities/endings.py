@@ -25,6 +25,7 @@ from workflows.failures import translated
 
 _STAYS_ACTIVE = frozenset(
     {
+        OperationKind.SURVEY,
         OperationKind.START,
         OperationKind.STOP,
         OperationKind.RESTART,
@@ -52,29 +53,33 @@ class EndingActivities:
     @activity.defn(no_thread_cancel_exception=True)
     def finish(self, outcome: Outcome) -> None:
         """Write the end down: operation, resource, move, lease, served images, audit."""
-        now = self._clock()
         with translated("finish"), self._store.begin() as tx:
-            op = tx.operations.get(operation_id(outcome.operation))
-            if op.state in ENDED:
-                return
-            if op.state is OperationState.QUEUED:
-                tx.operations.update(op.id, state=OperationState.RUNNING)
-            _leave_no_step_running(tx, op, now)
-            before = {key: value for key, value in op.result.items() if key != WAITS_FOR}
-            op = tx.operations.update(
-                op.id,
-                state=outcome.state,
-                problem=outcome.problem,
-                result={**before, **outcome.result, **_spent(tx, op, now)},
-                ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
-            )
-            tx.served.revoke(op.id)
-            tx.admissions.forget(op.id)
-            _settle(tx, op, outcome, now)
-            if outcome.state is not OperationState.NEEDS_ATTENTION:
-                tx.leases.release(InstanceId(op.subject), op.id)
-            problem = {"problem": outcome.problem.code} if outcome.problem else {}
-            audit(tx, op, outcome.state.value, now, **problem)
+            conclude(tx, outcome, self._clock())
+
+
+def conclude(tx: Tx, outcome: Outcome, now: datetime) -> None:
+    """The end of an operation in all rows that it touches; ended already, nothing changes."""
+    op = tx.operations.get(operation_id(outcome.operation))
+    if op.state in ENDED:
+        return
+    if op.state is OperationState.QUEUED:
+        tx.operations.update(op.id, state=OperationState.RUNNING)
+    _leave_no_step_running(tx, op, now)
+    before = {key: value for key, value in op.result.items() if key != WAITS_FOR}
+    op = tx.operations.update(
+        op.id,
+        state=outcome.state,
+        problem=outcome.problem,
+        result={**before, **outcome.result, **_spent(tx, op, now)},
+        ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
+    )
+    tx.served.revoke(op.id)
+    tx.admissions.forget(op.id)
+    _settle(tx, op, outcome, now)
+    if outcome.state is not OperationState.NEEDS_ATTENTION:
+        tx.leases.release(InstanceId(op.subject), op.id)
+    problem = {"problem": outcome.problem.code} if outcome.problem else {}
+    audit(tx, op, outcome.state.value, now, **problem)
 
 
 def _leave_no_step_running(tx: Tx, op: Operation, now: datetime) -> None:
