@@ -10,6 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, RetryState
 from temporalio.workflow import ActivityCancellationType
 
+from workflows.failures import worker_died
 from workflows.options import (
     ASK,
     CALL,
@@ -23,6 +24,7 @@ from workflows.options import (
     WAIT,
 )
 
+_ROUNDS = 3
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -47,9 +49,15 @@ def call(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
     return workflow.execute_activity_method(method, order, **CALL)
 
 
-def ask(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
-    """A provider call that a person waits for."""
-    return workflow.execute_activity_method(method, order, **ASK)
+async def ask(method: Callable[[Any, A], R], order: A) -> R:
+    """A provider call that a person waits for; its few tries do not count workers that died."""
+    for _ in range(_ROUNDS - 1):
+        try:
+            return await workflow.execute_activity_method(method, order, **ASK)
+        except ActivityError as failure:
+            if not worker_died(failure):
+                raise
+    return await workflow.execute_activity_method(method, order, **ASK)
 
 
 def wait(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:

@@ -9,6 +9,7 @@ from temporalio.exceptions import (
     ApplicationError,
     CancelledError,
     FailureError,
+    TimeoutType,
 )
 from temporalio.exceptions import (
     TimeoutError as TemporalTimeout,
@@ -77,7 +78,7 @@ def problem_of(failure: BaseException, *, step: str = "") -> Problem:
     elif isinstance(inner, asyncio.CancelledError | CancelledError):
         code, text = CANCELLED, "cancelled on request"
     elif isinstance(inner, TemporalTimeout):
-        code, text = "unavailable", "the step did not answer within its time"
+        code, text = "unavailable", _silence(failure)
     elif isinstance(inner, TimeoutError):
         code, text = "deadline", "the deadline passed before the switch"
     else:
@@ -88,6 +89,23 @@ def problem_of(failure: BaseException, *, step: str = "") -> Problem:
         detail=details.get("detail", ""),
         step=details.get("step", "") or step,
     )
+
+
+def worker_died(failure: BaseException) -> bool:
+    """Whether nothing was heard of the worker that had an activity in hand, nor of those before."""
+    inner = _innermost(failure)
+    return isinstance(inner, TemporalTimeout) and inner.type is TimeoutType.HEARTBEAT
+
+
+def _silence(failure: BaseException) -> str:
+    named = failure.activity_type if isinstance(failure, ActivityError) else "a step"
+    what = named.replace("_", " ")
+    if worker_died(failure):
+        return (
+            f"every worker that began to {what} fell silent, so whether it was done is not known:"
+            " see that a worker stays alive, then ask again"
+        )
+    return f"the step to {what} gave no answer within its time: look at the site, then ask again"
 
 
 def is_cancel(failure: BaseException) -> bool:

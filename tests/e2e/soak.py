@@ -23,7 +23,7 @@ from tests.e2e.system import until
 SIZE, DATA = 64 * MIB, 8 * MIB
 PROCESSES = len(VICTIMS)
 _WHOLE = frozenset({"succeeded", "rolled-back", "failed", "blocked", "needs-attention"})
-_EMPTY = ("did not answer within its time", "unexpected", "Traceback")
+_EMPTY = ("gave no answer within its time", "unexpected", "Traceback")
 _TRIES = 4
 _PATIENCE = 900.0  # each death of a worker costs its ten seconds, also on a busy machine
 
