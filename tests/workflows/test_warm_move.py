@@ -134,7 +134,8 @@ async def test_what_is_written_on_the_way_arrives(
     assert_followed(world, guest)
     assert op.result["method"] == "warm"
     passes = cast("list[dict[str, Any]]", op.result["passes"])
-    assert len(passes) == (1 if changes == "untold" else 2)
+    # A machine that copies more slowly than the guest is allowed to wait makes a pass more.
+    assert (len(passes) == 1) == (changes == "untold")
     # The last pass read what changed, or everything again.
     assert (cast("int", op.result["bytesRead"]) < 2 * passes[0]["read"]) == (changes != "untold")
     world.close()
