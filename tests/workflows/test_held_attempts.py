@@ -26,9 +26,10 @@ from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import StepState
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
+from controlplane.keys.port import SigningPurpose
 from controlplane.keys.root import LocalAgent, RootKey
 from controlplane.services.bandwidth import Bandwidth
-from controlplane.services.vaulting import VaultSigner, domain_keys
+from controlplane.services.vaulting import StoreSigner, domain_keys
 from controlplane.store.ports import StoredVault
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
@@ -180,7 +181,7 @@ def stored_vault(world: World, folder: Path) -> Iterator[Vault]:
         records=StoredVault(world.store),
         objects=LocalObjects(folder),
         keys=domain_keys(Keyring(agent=agent, rows=rows), rows),
-        signer=VaultSigner(agent),
+        signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
         clock=now,
     ) as vault:
         yield vault
