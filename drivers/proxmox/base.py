@@ -186,13 +186,15 @@ class ProxmoxBase(Quota):
 
     # -- whose ---------------------------------------------------------------------------------
 
-    def _read(self, node: str, vmid: int) -> Vm | None:
-        """The VM if it exists and is ours."""
+    def _read(self, node: str, vmid: int, *, reserved: bool = False) -> Vm | None:
+        """The VM if it exists and is ours; Busy while a `reserved` id is being made a VM."""
         try:
             config = self._api.get(f"nodes/{node}/qemu/{vmid}/config", current=1)
         except NotFound:
             return None
         owner = marks.owner_of(config.get("tags"))
+        if reserved and owner is None and config.get("lock") == "create":
+            raise Busy(f"site {self.site} is making VM {vmid}: ask again")
         if owner is None:
             return None
         notes = marks.read_notes(config.get("description"))

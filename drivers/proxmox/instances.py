@@ -37,8 +37,8 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
             return Unknown(why=f"it went while being looked at: {e}")
 
     def _anchored(self, owner: OwnerTag, anchor: str | None) -> Vm | None:
-        """The VM with the reserved id on the usual node, if it is this one."""
-        vm = self._read(self._node(), int(anchor)) if anchor else None
+        """The VM with the reserved id on the usual node, if it is ours. Busy while it is made."""
+        vm = self._read(self._node(), int(anchor), reserved=True) if anchor else None
         return vm if vm is not None and vm.owner.artefact == owner.artefact else None
 
     def create(self, owner: OwnerTag, spec: InstanceSpec) -> str:
