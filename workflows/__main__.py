@@ -37,13 +37,12 @@ from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
 from workflows.settling import Settler
 from workflows.starter import Starter
-from workflows.succession import outlived
+from workflows.succession import check_present, outlived
 from workflows.watching import SiteWatch
 from workflows.worker import Hands, build_worker
 
 _log = logging.getLogger(__name__)
 _CONNECT_AGAIN = 0.2
-_FIRST_LOOK = 5.0
 
 
 def hands(settings: Settings, parts: Assembly) -> Hands:
@@ -128,8 +127,8 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
         patience=timedelta(seconds=settings.site_patience),
     )
     stopped = asyncio.ensure_future(stop.wait())
+    await check_present(parts.store, parts.lives)
     later = asyncio.ensure_future(outlived(parts.store, parts.lives, stop))
-    await asyncio.wait({later}, timeout=_FIRST_LOOK)
     while not stop.is_set() and not later.done():
         await wait_until_unsealed(parts.agent)
         async with build_worker(client, made, copies=settings.copies_per_worker):

@@ -19,6 +19,7 @@ from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from controlplane.vault.vault import Vault
+from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +78,7 @@ class Housekeeping:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what fails is tried again in the next round."""
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), self._look_every.total_seconds())
-            except TimeoutError:
-                await asyncio.to_thread(self.look)
+        await rounds(stop, self._look_every, lambda: asyncio.to_thread(self.look))
 
     def look(self) -> None:
         """One round."""

@@ -13,6 +13,7 @@ from controlplane.domain.ids import InstanceId
 from controlplane.domain.operation import Operation, OperationState, Problem
 from controlplane.store.engine import Store
 from workflows.activities.endings import EndingActivities, Outcome
+from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +50,13 @@ class Settler:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what cannot be asked now is asked in the next round."""
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), self._look_every.total_seconds())
-            except TimeoutError:
-                try:
-                    await self.look()
-                except (RPCError, FedctlError) as error:
-                    _log.warning("settling waits: %s", error)
+        await rounds(stop, self._look_every, self._round)
+
+    async def _round(self) -> None:
+        try:
+            await self.look()
+        except (RPCError, FedctlError) as error:
+            _log.warning("settling waits: %s", error)
 
     async def look(self) -> list[Operation]:
         """One round: the operations that were settled in it."""

@@ -19,6 +19,7 @@ from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from drivers.contract import Driver
 from workflows.housekeeping import CALLER
+from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
 
@@ -31,36 +32,35 @@ class SiteWatch:
 
     One that did not for `patience` may have been repaired, restored or started anew by people who
     know nothing of our fences: it is frozen, and what froze it here is surveyed by itself once it
-    answers. `look` opens a driver even for a frozen site.
+    answers. `connect` opens a driver even for a frozen site.
     """
 
     def __init__(
         self,
         store: Store,
-        look: Callable[[SiteName], Driver],
+        connect: Callable[[SiteName], Driver],
         clock: Callable[[], datetime],
         *,
         patience: timedelta,
         look_every: timedelta = timedelta(minutes=1),
     ) -> None:
         self._store = store
-        self._look = look
+        self._connect = connect
         self._clock = clock
         self._patience = patience
         self._look_every = look_every
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what cannot be asked or written now is asked in the next round."""
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), self._look_every.total_seconds())
-            except TimeoutError:
-                try:
-                    await self.round()
-                except FedctlError as error:
-                    _log.warning("the watch over sites waits: %s", error)
+        await rounds(stop, self._look_every, self._round)
 
-    async def round(self) -> None:
+    async def _round(self) -> None:
+        try:
+            await self.look()
+        except FedctlError as error:
+            _log.warning("the watch over sites waits: %s", error)
+
+    async def look(self) -> None:
         """Every site is asked once, all at the same time."""
         sites = await asyncio.to_thread(self._watched)
         answers = await asyncio.gather(*(asyncio.to_thread(self._answers, s) for s in sites))
@@ -74,7 +74,7 @@ class SiteWatch:
 
     def _answers(self, site: Resource) -> bool:
         try:
-            with closing(self._look(SiteName(site.key.name))) as driver:
+            with closing(self._connect(SiteName(site.key.name))) as driver:
                 driver.check()
         except FedctlError as error:
             # One that refuses us is there: people know, and what it shows is no survey.

@@ -38,7 +38,7 @@ class Watched:
 
     async def look(self, after: timedelta) -> None:
         self.now += after
-        await self.watch.round()
+        await self.watch.look()
 
     def site(self) -> Resource:
         found = self.world.resource(facts(Kind.SITE).key(HOME, None, None))
