@@ -100,11 +100,9 @@ def restore(ground: Ground, path: Path, clock: Callable[[], datetime]) -> Restor
 
 
 def _load(ground: Ground, path: Path, header: Header, now: datetime) -> None:
-    incarnation = uuid4()
-    life = ground.lives.claim(incarnation)
+    """The life is claimed last: a file that cannot be restored must stop no control plane."""
     with ground.store.begin() as tx:
         tx.load(read(ground.agent, path))
-        tx.settings.renew(incarnation, life)
         tx.settings.restore(header.id)
         for item in tx.outbox.pending(1_000_000):
             tx.outbox.done(item.seq)
@@ -113,6 +111,9 @@ def _load(ground: Ground, path: Path, header: Header, now: datetime) -> None:
         for site in site_list(tx):
             freeze(tx, site, WHY, now)
         tx.identity.tokens.revoke_all(now)
+        incarnation = uuid4()
+        life = ground.lives.claim(incarnation)
+        tx.settings.renew(incarnation, life)
         _note(tx, header, life, now)
 
 

@@ -8,6 +8,7 @@ or taken from another file without being noticed, nor the end cut off. Inside, a
 JSON.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -25,7 +26,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from controlplane.domain.errors import Conflict, Denied, Exhausted, Integrity, Invalid, NotFound
+from controlplane.domain.errors import (
+    Conflict,
+    Denied,
+    Exhausted,
+    FedctlError,
+    Integrity,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from controlplane.keys.port import KeyAgent
 from controlplane.store.engine import NEWEST, Store
 
@@ -33,6 +43,12 @@ _MAGIC = b"fedctl-backup-1\n"
 _LABEL = "backup/1"
 _HEADER_MAX = 64 * 1024
 _FRAME_MAX = 256 * 1024 * 1024
+_WRITING: dict[int, tuple[type[FedctlError], str]] = {
+    errno.ENOENT: (NotFound, "make its folder"),
+    errno.EACCES: (Denied, "choose a folder of your own"),
+    errno.ENOSPC: (Exhausted, "free space"),
+    errno.EDQUOT: (Exhausted, "free space"),
+}
 _LAST, _MORE = b"\1", b"\0"
 
 
@@ -60,7 +76,7 @@ def create(store: Store, agent: KeyAgent, path: Path, now: datetime) -> Written:
     """Writes `path`, readable by its owner alone, once all of it is on disk.
 
     Other processes go on meanwhile; the backup is of the moment at which it began. Conflict when
-    there is such a file already, Exhausted when the disk is full.
+    there is such a file already, Exhausted when the disk is full, NotFound or Denied for its place.
     """
     if path.exists():
         raise Conflict(f"{path} exists already and is not written over: choose another name")
@@ -83,7 +99,8 @@ def create(store: Store, agent: KeyAgent, path: Path, now: datetime) -> Written:
     except FileExistsError as e:
         raise Conflict(f"{path} appeared meanwhile and is not written over: look at it") from e
     except OSError as e:
-        raise Exhausted(f"the backup {path} cannot be written ({e.strerror}): free space") from e
+        kind, remedy = _WRITING.get(e.errno or 0, (Unavailable, "look at that disk"))
+        raise kind(f"the backup {path} cannot be written ({e.strerror}): {remedy}") from e
     finally:
         with suppress(OSError):
             coming.unlink()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from temporalio.client import Client
 
 from controlplane.domain.artefact import ArtefactState
-from controlplane.domain.errors import Busy, Conflict, Denied, Integrity, Invalid
+from controlplane.domain.errors import Busy, Conflict, Denied, Integrity, Invalid, NotFound
 from controlplane.domain.ids import ResourceId, SiteName
 from controlplane.domain.instance import Power
 from controlplane.domain.kinds import facts
@@ -157,6 +158,25 @@ async def test_what_an_operation_holds_is_left_to_it(client: Client, world: Worl
     assert found["freed"] == []
     with world.home.lock:
         assert world.home.instances[copy].fenced
+
+
+async def test_a_survey_that_an_operation_overtook_changes_nothing(
+    client: Client, world: World
+) -> None:
+    """Between its look and its effect a move took the lease and fenced the source."""
+    world.running_instance(PARTS, on=False)
+    tag = next(a for a in world.artefacts() if a.id == world.placement().copy).owner
+
+    def overtake() -> None:
+        with closing(world.connections.connect(HOME)) as driver:
+            require(driver, Fencing).fence(replace(tag, epoch=tag.epoch + 1))
+
+    op = await survey(client, world, HOME, FaultAt("survey_site", 1, None, then=overtake))
+    assert op.state is OperationState.FAILED
+    assert op.problem is not None
+    assert op.problem.code == "conflict"
+    with world.home.lock:
+        assert world.home.instances[tag.artefact].fenced
 
 
 async def test_a_partial_listing_leaves_the_site_frozen(client: Client, world: World) -> None:
@@ -355,6 +375,9 @@ def test_a_backup_that_was_changed_or_cut_off_restores_nothing(
         backup.verify(other, path)
     with store.read() as tx:
         assert tx.is_empty()
+    assert Lives(world.objects, world.homes._signer).newest() == 1  # the old life goes on
+    with pytest.raises(NotFound, match="make its folder"):
+        backup.create(world.store, world.agent, tmp_path / "none" / "state", now())
     assert backup.verify(world.agent, path).rows["artefacts"] == 2
     with pytest.raises(Conflict, match="not written over"):
         backup.create(world.store, world.agent, path, now())
