@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from controlplane.logs import LogFormat
+
 
 class Settings(BaseSettings):
     """Every setting of the server processes; each is read from `FEDCTL_<NAME>`.
@@ -44,4 +46,5 @@ class Settings(BaseSettings):
     moves_per_tenant: Annotated[int, Field(ge=1)] = 50
     moves_waiting: Annotated[int, Field(ge=0)] = 500
     log_level: str = "info"
+    log_format: LogFormat = "text"
     list_token_key: SecretStr | None = None

@@ -11,6 +11,7 @@ from temporalio.client import Client
 
 from controlplane.domain.errors import Conflict, NotFound
 from controlplane.domain.ids import OperationId
+from controlplane.logs import write_log
 from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds
 from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
@@ -38,6 +39,7 @@ from workflows.housekeeping import Housekeeping
 from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.succession import check_present, outlived
+from workflows.telling import TellsOfSteps
 from workflows.watching import SiteWatch
 from workflows.worker import Hands, build_worker
 
@@ -51,7 +53,7 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
     store = parts.store
     steps = Steps(store, now)
     bandwidth = Bandwidth(store)
-    sites = Connections(store, parts.secrets.open, timeout=settings.provider_timeout)
+    sites = Connections(store, parts.secrets.open, now, timeout=settings.provider_timeout)
     connect = sites.connect
     return Hands(
         records=RecordActivities(store, steps, parts.homes, now),
@@ -119,7 +121,9 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
-    sites = Connections(parts.store, parts.secrets.open, timeout=settings.provider_timeout)
+    sites = Connections(
+        parts.store, parts.secrets.open, SystemClock().now, timeout=settings.provider_timeout
+    )
     watch = SiteWatch(
         parts.store,
         sites.look,
@@ -131,7 +135,12 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     later = asyncio.ensure_future(outlived(parts.store, parts.lives, stop))
     while not stop.is_set() and not later.done():
         await wait_until_unsealed(parts.agent)
-        async with build_worker(client, made, copies=settings.copies_per_worker):
+        async with build_worker(
+            client,
+            made,
+            copies=settings.copies_per_worker,
+            interceptors=[TellsOfSteps(parts.store)],
+        ):
             _log.info("working")
             pause = asyncio.Event()
             telling = asyncio.gather(
@@ -149,9 +158,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
 
 async def _main() -> None:
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    write_log(settings.log_level, settings.log_format)
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # six lines a connection otherwise
     parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))

@@ -1,9 +1,12 @@
 """Opens drivers for sites by name, with credentials opened only for that."""
 
-from collections.abc import Callable
-from typing import cast
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import datetime
+from typing import TypeAlias, cast
 
-from controlplane.domain.errors import Denied, NotFound
+from controlplane.domain.errors import SUPERSEDED, Denied, FedctlError, NotFound
 from controlplane.domain.ids import ResourceId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
@@ -14,25 +17,61 @@ from drivers.contract import Driver
 from drivers.registry import connect
 
 Opener = Callable[[ResourceId, bytes], dict[str, str]]
+Connect: TypeAlias = Callable[[SiteName], AbstractContextManager[Driver]]
+
+_log = logging.getLogger(__name__)
 
 
 class Connections:
-    """`open_sealed` decrypts credentials; `timeout` bounds each provider call, in seconds."""
+    """`open_sealed` decrypts credentials; `timeout` bounds each provider call, in seconds.
 
-    def __init__(self, store: Store, open_sealed: Opener, *, timeout: float) -> None:
+    What fails while a driver is open is counted and logged under its site's name.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        open_sealed: Opener,
+        clock: Callable[[], datetime],
+        *,
+        timeout: float,
+    ) -> None:
         self._store = store
         self._open = open_sealed
+        self._clock = clock
         self._timeout = timeout
 
-    def connect(self, name: SiteName) -> Driver:
-        """An open driver; close it when done. NotFound, Denied; Busy while the site is frozen."""
-        return self._open_site(name, even_frozen=False)
+    @contextmanager
+    def connect(self, name: SiteName) -> Iterator[Driver]:
+        """An open driver for one block. NotFound, Denied; Busy while the site is frozen."""
+        with self._driver(self._access(name, even_frozen=False)) as driver:
+            yield driver
 
-    def look(self, name: SiteName) -> Driver:
+    @contextmanager
+    def look(self, name: SiteName) -> Iterator[Driver]:
         """As `connect`, even at a frozen site: for those who only read there, and the survey."""
-        return self._open_site(name, even_frozen=True)
+        with self._driver(self._access(name, even_frozen=True)) as driver:
+            yield driver
 
-    def _open_site(self, name: SiteName, *, even_frozen: bool) -> Driver:
+    @contextmanager
+    def _driver(self, access: SiteAccess) -> Iterator[Driver]:
+        try:
+            with closing(connect(access)) as driver:
+                yield driver
+        except FedctlError as error:
+            if error.reason != SUPERSEDED:
+                self._count(access.site, error)
+            raise
+
+    def _count(self, site: SiteName, error: FedctlError) -> None:
+        _log.warning("%s", error, extra={"site": site, "code": error.code, "detail": error.detail})
+        try:
+            with self._store.begin() as tx:
+                tx.site_errors.add(site, error, self._clock())
+        except FedctlError as unwritten:
+            _log.warning("an error of site %s is not counted: %s", site, unwritten)
+
+    def _access(self, name: SiteName, *, even_frozen: bool) -> SiteAccess:
         with self._store.read() as tx:
             site = tx.resources.get(facts(Kind.SITE).key(name, None, None))
             if not even_frozen:
@@ -48,14 +87,12 @@ class Connections:
                 f" fedctl site add {name} --credentials FILE"
             )
         spec = site.spec
-        return connect(
-            SiteAccess(
-                site=name,
-                provider=provider,
-                endpoint=str(spec["endpoint"]),
-                secrets={} if sealed is None else self._open(site.id, sealed),
-                options=dict(cast("dict[str, str]", spec.get("options") or {})),
-                pins=dict(cast("dict[str, str]", spec.get("pins") or {})),
-                timeout=self._timeout,
-            )
+        return SiteAccess(
+            site=name,
+            provider=provider,
+            endpoint=str(spec["endpoint"]),
+            secrets={} if sealed is None else self._open(site.id, sealed),
+            options=dict(cast("dict[str, str]", spec.get("options") or {})),
+            pins=dict(cast("dict[str, str]", spec.get("pins") or {})),
+            timeout=self._timeout,
         )

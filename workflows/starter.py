@@ -106,6 +106,7 @@ class Starter:
             tx.outbox.done(item.seq)
 
     async def _start(self, operation: OperationId, kind: OperationKind) -> None:
+        _log.info("operation starts", extra={"operation": str(operation), "kind": kind.value})
         try:
             await self._client.start_workflow(
                 STORIES[kind].run,

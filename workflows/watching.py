@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -17,7 +16,7 @@ from controlplane.services.record import start
 from controlplane.services.sites import site_list
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from drivers.contract import Driver
+from workflows.connections import Connect
 from workflows.housekeeping import CALLER
 from workflows.rounds import rounds
 
@@ -38,7 +37,7 @@ class SiteWatch:
     def __init__(
         self,
         store: Store,
-        connect: Callable[[SiteName], Driver],
+        connect: Connect,
         clock: Callable[[], datetime],
         *,
         patience: timedelta,
@@ -74,7 +73,7 @@ class SiteWatch:
 
     def _answers(self, site: Resource) -> bool:
         try:
-            with closing(self._connect(SiteName(site.key.name))) as driver:
+            with self._connect(SiteName(site.key.name)) as driver:
                 driver.check()
         except FedctlError as error:
             # One that refuses us is there: people know, and what it shows is no survey.

@@ -1,12 +1,12 @@
 """The image gateway's process: `python -m api.gateway`. Reads FEDCTL_* settings."""
 
-import logging
 from uuid import UUID
 
 from api.gateway.app import gateway, server
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.ids import PointId
 from controlplane.domain.placement import Served
+from controlplane.logs import write_log
 from controlplane.services.assembly import assemble
 from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
@@ -14,7 +14,7 @@ from controlplane.settings import Settings
 
 def main() -> None:
     settings = Settings()
-    logging.basicConfig(level=settings.log_level.upper())
+    write_log(settings.log_level, settings.log_format)
     parts = assemble(settings, process="gateway")
     parts.store.await_schema()
 

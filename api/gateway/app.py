@@ -5,6 +5,7 @@ SHA-256. Requests are answered from the open image in pieces, each read in a thr
 """
 
 import asyncio
+import logging
 import re
 import socket
 from base64 import b64encode
@@ -14,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 
-import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -38,7 +38,7 @@ _OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
 Owed = Callable[[Served, int], float]
 Find = Callable[[str], Served | None]
 
-_log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 
 
 def gateway(
@@ -66,7 +66,7 @@ def gateway(
         try:
             served = await run_in_threadpool(_living, find, token_sha256)
         except FedctlError as e:
-            _log.error("images cannot be looked up", code=e.code, why=str(e))
+            _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
             return PlainTextResponse("images cannot be looked up just now\n", 503)
         if served is None or served.format != form:
             return _missing()
@@ -178,9 +178,8 @@ class _Pieces(Response):
             finally:
                 await run_in_threadpool(self._shelf.give_back, self._served, image)
         except FedctlError as e:
-            _log.error(
-                "image broke off", code=e.code, why=str(e), operation=str(self._served.operation)
-            )
+            about = {"code": e.code, "operation": str(self._served.operation)}
+            _log.error("image broke off: %s", e, extra=about)
             if not self._begun:
                 await PlainTextResponse("the image cannot be read\n", 500)(scope, receive, send)
         finally:

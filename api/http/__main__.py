@@ -5,7 +5,6 @@ With `--prepare TENANT USER PASSWORD-FILE` it first does what `api.http.bootstra
 
 import argparse
 import hashlib
-import logging
 from pathlib import Path
 
 import uvicorn
@@ -13,6 +12,7 @@ import uvicorn
 from api.http.app import create_app
 from api.http.feed import Server
 from api.http.settings import HttpSettings
+from controlplane.logs import write_log
 from controlplane.services.assembly import assemble, services
 from controlplane.settings import Settings
 
@@ -24,9 +24,7 @@ def main() -> None:
     )
     wish: list[str] | None = parser.parse_args().prepare
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    write_log(settings.log_level, settings.log_format)
     parts = assemble(settings, process="api")
     if wish is not None:
         tenant, user, file = wish

@@ -101,14 +101,7 @@ def install(app: FastAPI, settings: HttpSettings) -> None:
     def failed(request: Request, error: FedctlError, sources: Sequence[Source]) -> JSONResponse:
         status = status_of(error, settings.table(request.url.path))
         if status >= _SERVER_SIDE:
-            log.warning(
-                "%s %s: %s %s (request %s)",
-                request.method,
-                request.url.path,
-                error,
-                error.detail,
-                request_id(request),
-            )
+            log.warning("%s", error, extra={"code": error.code, "detail": error.detail})
         return problem(
             request, status, str(error), code=error.code, reason=error.reason, sources=sources
         )

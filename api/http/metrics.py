@@ -14,7 +14,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(figures: Figures, now: datetime) -> bytes:
-    """Text format 0.0.4. Labels are kinds, states and codes: no name of anybody's resource."""
+    """Text format 0.0.4. Labels are kinds, states, codes and sites: nothing of a tenant."""
     registry = CollectorRegistry()
     registry.register(_Told(figures, now))
     return generate_latest(registry)
@@ -51,6 +51,14 @@ class _Told(Collector):
         for kind, count in it.retries.items():
             retries.add_metric([kind], count)
         yield retries
+        failed = CounterMetricFamily(
+            "fedctl_site_errors",
+            "Attempts at a site that failed, by error code.",
+            labels=["site", "code"],
+        )
+        for labels, count in it.site_errors.items():
+            failed.add_metric(labels, count)
+        yield failed
         yield GaugeMetricFamily("fedctl_outbox_items", "What the engine must be told.", it.untold)
         yield self._age(
             "fedctl_outbox_oldest_age_seconds",

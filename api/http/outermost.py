@@ -2,11 +2,13 @@
 
 import logging
 import re
+from time import monotonic
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api.http.errors import problem
 
@@ -14,7 +16,7 @@ log = logging.getLogger("fedctl.api")
 
 HEADER = "X-Request-Id"
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{8,64}")
-_TOO_LARGE = 413
+_TOO_LARGE, _BAD = 413, 400
 _BYTES_PATH = re.compile(r"/providers/fedctl\.images/v1/.*/data")
 
 
@@ -31,28 +33,32 @@ class Outermost:
             return
         given = Headers(scope=scope).get(HEADER, "")
         scope["fedctl.request"] = given if _GIVEN.fullmatch(given) else uuid4().hex
-        started = False
+        with bound_contextvars(request=scope["fedctl.request"]):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = monotonic(), 0
 
         async def tell(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[HEADER] = scope["fedctl.request"]
                 headers["Cache-Control"] = "no-store"
             await send(message)
 
         limited = _Limited(scope, receive, self._body_max)
-        if limited.declared_too_large():
-            await self._refuse(scope, receive, tell)
-            return
         try:
-            await self._app(scope, limited.receive, tell)
+            if limited.declared_too_large():
+                await self._refuse(scope, receive, tell)
+            else:
+                await self._app(scope, limited.receive, tell)
         except BodyTooLarge:
             await self._refuse(scope, receive, tell)
         except Exception:
-            log.exception("request %s failed", scope["fedctl.request"])
-            if started:
+            log.exception("request %s met a fault of our own", scope["fedctl.request"])
+            if status:
                 raise
             answer = problem(
                 Request(scope, receive),
@@ -62,6 +68,8 @@ class Outermost:
                 code="internal",
             )
             await answer(scope, receive, tell)
+        finally:
+            _tell_of(scope, status, monotonic() - began)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = problem(
@@ -71,6 +79,21 @@ class Outermost:
             code="invalid",
         )
         await answer(scope, receive, send)
+
+
+def _tell_of(scope: Scope, status: int, seconds: float) -> None:
+    """What was asked and answered; no query and no header, there could be a secret in them.
+
+    Reading that went well is told only to those who want to know everything.
+    """
+    plain = scope["method"] in {"GET", "HEAD"} and status < _BAD
+    log.log(
+        logging.DEBUG if plain else logging.INFO,
+        "%s %s",
+        scope["method"],
+        scope["path"],
+        extra={"status": status, "seconds": round(seconds, 3)},
+    )
 
 
 class BodyTooLarge(Exception):  # said to the middleware only

@@ -9,11 +9,15 @@ from sqlalchemy.orm import Session
 from controlplane.store.events import Events
 from controlplane.store.operations import OperationRow, ProgressRow, StepRow
 from controlplane.store.outbox import OutboxRow
+from controlplane.store.site_errors import site_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Keys are (kind, state), (kind, code), (kind, what) or a kind; seconds and bytes are sums."""
+    """Keys are (kind, state), (kind, code), (kind, what), (site, code) or a kind.
+
+    Seconds and bytes are sums.
+    """
 
     operations: dict[tuple[str, str], int]
     problems: dict[tuple[str, str], int]
@@ -21,6 +25,7 @@ class Figures:
     steps: dict[tuple[str, str], int]
     retries: dict[str, int]
     seconds: dict[tuple[str, str], float]
+    site_errors: dict[tuple[str, str], int]
     untold: int
     untold_since: datetime | None
     progressed_at: datetime | None
@@ -71,6 +76,7 @@ def figures(session: Session, events: Events) -> Figures:
             )
         },
         seconds=_summed(session, SECONDS),
+        site_errors=site_errors(session),
         untold=untold,
         untold_since=since,
         progressed_at=progressed,

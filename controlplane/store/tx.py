@@ -21,6 +21,7 @@ from controlplane.store.placements import Leases, Placements
 from controlplane.store.resources import Resources
 from controlplane.store.served import ServedImages
 from controlplane.store.settings import Settings
+from controlplane.store.site_errors import SiteErrors
 from controlplane.store.vault import Vault
 
 
@@ -39,6 +40,7 @@ class Tx:
         self.artefacts = Artefacts(session, self.events)
         self.orphans = Orphans(session)
         self.served = ServedImages(session)
+        self.site_errors = SiteErrors(session)
         self.credentials = Credentials(session)
         self.keys = Keys(session)
         self.identity = Identity(session, clock)

@@ -16,6 +16,7 @@ from tests.api.world import (
     WORKSPACES,
     World,
 )
+from tests.logged import told
 
 
 def workspaces(w: World, name: str = "") -> str:
@@ -351,3 +352,18 @@ def test_every_collection_lists_as_json(w: World):
         assert answer.status_code == 200, f"{path}: {answer.text}"
         assert isinstance(answer.json()["items"], list)
         assert json.dumps(answer.json()).find("null") == -1
+
+
+def test_the_log_tells_each_request_by_its_id(w: World):
+    """Of what changed or failed; reading that went well is told only at the level debug."""
+    w.http.get(REGIONS)
+    with told() as lines:
+        w.http.get(REGIONS)
+        assert lines == []
+        path = f"{FEDERATION}/nowhere"
+        w.http.get(f"{path}?token=s3cr3t", headers={"X-Request-Id": "asked-by-me"})
+    [(record, about)] = lines
+    assert record.getMessage() == f"GET {path}"
+    assert record.status == 404
+    assert about == {"request": "asked-by-me"}
+    assert "s3cr3t" not in str(record.__dict__)

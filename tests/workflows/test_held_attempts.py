@@ -7,7 +7,7 @@ for dead, another attempt began and ended, and then it wakes.
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +41,7 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps, Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
+from workflows.connections import Connect
 from workflows.failures import reason_of
 from workflows.target import POWER_ON
 
@@ -137,20 +138,22 @@ class Scene:
             at=self.at("undo: close writer 0"), volume=self.volume, writer="write changes 0"
         )
 
-    def mover(
-        self, kind: Callable[..., T], connect: Callable[[SiteName], Driver] | None = None
-    ) -> T:
+    def mover(self, kind: Callable[..., T], connect: Connect | None = None) -> T:
         return kind(
             store=self.world.store, steps=self.steps,
             connect=connect or self.world.connections.connect, clock=now, vault=self.vault,
             bandwidth=Bandwidth(self.world.store),
         )  # fmt: skip
 
-    def holding(self, method: str, place: str, by: Held) -> Callable[[SiteName], Driver]:
-        connect = self.world.connections.connect
-        return lambda site: held_in(connect(site), method, place=place, by=by)
+    def holding(self, method: str, place: str, by: Held) -> Connect:
+        @contextmanager
+        def held(site: SiteName) -> Iterator[Driver]:
+            with self.world.connections.connect(site) as driver:
+                yield held_in(driver, method, place=place, by=by)
 
-    def site(self, connect: Callable[[SiteName], Driver]) -> SiteActivities:
+        return held
+
+    def site(self, connect: Connect) -> SiteActivities:
         return SiteActivities(self.world.store, self.steps, connect, now)
 
     def content(self) -> bytes:
@@ -218,7 +221,7 @@ def hold_writer(scene: Scene, method: str, place: str, by: Held) -> "Future[int]
     connect = scene.holding(method, place, by)
     if method == "connect":
 
-        def connect(site: SiteName) -> Driver:
+        def connect(site: SiteName) -> AbstractContextManager[Driver]:
             by.pass_by()
             return scene.world.connections.connect(site)
 
@@ -314,7 +317,7 @@ def test_a_first_attempt_that_begins_after_its_successor_ended_writes_nothing(
 # Copying into the vault
 
 
-def transfers(scene: Scene, connect: Callable[[SiteName], Driver]) -> TransferActivities:
+def transfers(scene: Scene, connect: Connect) -> TransferActivities:
     def made(**given: Any) -> TransferActivities:
         return TransferActivities(**given, uploads=scene.world.uploads, gateway_url="")
 
@@ -325,7 +328,7 @@ def copying(scene: Scene) -> CopyDisk:
     """The order to copy the disk, whose export stands."""
     export = ArtefactId(uuid4())
     source = DiskSource(volume=scene.volume)
-    with closing(scene.world.connections.connect(HOME)) as driver:
+    with scene.world.connections.connect(HOME) as driver:
         exports, tag = require(driver, DiskExport), scene.work.tag(export)
         while exports.prepare_export(tag, source).stage != ExportStage.READY:
             continue

@@ -1,7 +1,6 @@
 """Orphans of a sweep: adopted, or released when they are still what was reported."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from uuid import uuid4
@@ -43,7 +42,7 @@ def plant(world: World, instance: InstanceId | None = None, epoch: int = 1) -> O
         operation=OperationId(uuid4()),
         epoch=epoch,
     )
-    with closing(world.connections.connect(HOME)) as driver:
+    with world.connections.connect(HOME) as driver:
         require(driver, Volumes).create_volume(tag, VolumeSpec(name="left", size=1 << 20))
     return tag
 
@@ -146,7 +145,7 @@ async def test_what_could_be_somebodys_is_not_released(client: Client, world: Wo
     with world.home.lock:
         there = [world.home.volumes[volume.id].ref, world.home.instances[home.copy].ref]
     for artefact, why in ((recorded, "is the home"), (volume, "is on record")):
-        with closing(world.connections.connect(HOME)) as driver:
+        with world.connections.connect(HOME) as driver:
             found = [f for f in driver.owned() if f.owner.artefact == artefact.id]
         assert found[0].ref in there
         with world.store.begin() as tx:

@@ -1,6 +1,5 @@
 """Sites: a first look that says what it saw, and a sweep that reports and never deletes."""
 
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from itertools import product
@@ -120,7 +119,7 @@ def planted(world: World, name: str = HOME) -> str:
         operation=OperationId(uuid4()),
         epoch=1,
     )
-    with closing(world.connections.connect(HOME)) as driver:
+    with world.connections.connect(HOME) as driver:
         return require(driver, Volumes).create_volume(tag, VolumeSpec(name=name, size=1 << 20))
 
 

@@ -1,7 +1,7 @@
 """A site is surveyed before anything else is done there; a restored control plane knows no more."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -76,8 +76,11 @@ async def test_nothing_is_done_at_a_frozen_site_until_it_was_surveyed(
 ) -> None:
     world.running_instance(PARTS)
     freeze_site(world, HOME)
-    with pytest.raises(Busy, match="fedctl site survey north"):
-        world.connections.connect(HOME)
+    with (
+        pytest.raises(Busy, match="fedctl site survey north"),
+        world.connections.connect(HOME),
+    ):
+        pass
     op = await run(client, world, world.ask(OperationKind.STOP))
     assert op.state is OperationState.ROLLED_BACK
     assert op.problem is not None
@@ -168,7 +171,7 @@ async def test_a_survey_that_an_operation_overtook_changes_nothing(
     tag = next(a for a in world.artefacts() if a.id == world.placement().copy).owner
 
     def overtake() -> None:
-        with closing(world.connections.connect(HOME)) as driver:
+        with world.connections.connect(HOME) as driver:
             require(driver, Fencing).fence(replace(tag, epoch=tag.epoch + 1))
 
     op = await survey(client, world, HOME, FaultAt("survey_site", 1, None, then=overtake))
@@ -241,8 +244,11 @@ async def test_a_restore_from_before_a_move_finds_the_new_home_and_never_starts_
         assert frozen(after, HOME) is not None
         assert frozen(after, AWAY) is not None
         for name in (HOME, AWAY):
-            with pytest.raises(Busy, match="restored from a backup"):
-                after.connections.connect(name)
+            with (
+                pytest.raises(Busy, match="restored from a backup"),
+                after.connections.connect(name),
+            ):
+                pass
         op = await run(client, after, after.ask(OperationKind.START))
         assert op.state is OperationState.ROLLED_BACK
         found = report(await survey(client, after, HOME))
@@ -392,7 +398,7 @@ async def test_a_fence_at_the_site_of_a_home_is_lifted_only_when_every_site_was_
     placement = world.placement()
     assert placement.copy is not None
     tag = next(a for a in world.artefacts() if a.id == placement.copy).owner
-    with closing(world.connections.connect(HOME)) as driver:
+    with world.connections.connect(HOME) as driver:
         require(driver, Fencing).fence(tag)
         assert require(driver, Instances).find(tag).it.fenced  # type: ignore[union-attr]
     freeze_site(world, HOME, AWAY)

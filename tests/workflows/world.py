@@ -210,7 +210,7 @@ class World:
             signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
             clock=now,
         )
-        connections = Connections(store, lambda _site, _sealed: {}, timeout=5)
+        connections = Connections(store, lambda _site, _sealed: {}, now, timeout=5)
         connect, look = connections.connect, connections.look
         steps = Steps(store, now)
         hands = Hands(
@@ -385,7 +385,7 @@ class World:
         made_by = OperationId(uuid4())
         copy = derived(made_by, "instance")
         tag = OwnerTag(artefact=copy, instance=self.instance, operation=made_by, epoch=1)
-        with closing(self.connections.connect(HOME)) as driver:
+        with self.connections.connect(HOME) as driver:
             place = DiskPlace(size=DISK)
             if self.orders[HOME] is CreateOrder.DISKS_FIRST:
                 volume = derived(made_by, "volume", 0)
@@ -517,7 +517,7 @@ class World:
         """What the sweep would report at either site."""
         strange: list[str] = []
         for name in self.orders:
-            with closing(self.connections.connect(name)) as driver:
+            with self.connections.connect(name) as driver:
                 found = tuple(driver.owned())
             _, extra, missing = compare(found, tuple(self.artefacts(site=name)), now(), _NO_TIME)
             strange += [f"{name}: {what}" for what in (*extra, *(() if going else missing))]

@@ -1,7 +1,7 @@
 """What steps at a site share: a driver for one call, and the records of what it makes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from controlplane.store.engine import Store
 from drivers.contract import Driver, Instances, require
 from workflows.activities.orders import At
 from workflows.activities.steps import Meter, Steps, waited_so_far
+from workflows.connections import Connect
 from workflows.failures import NotYet
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class SiteSteps:
         self,
         store: Store,
         steps: Steps,
-        connect: Callable[[SiteName], Driver],
+        connect: Connect,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -46,7 +47,7 @@ class SiteSteps:
 
     @contextmanager
     def _calling(self, site: SiteName, meter: Meter) -> Iterator[Driver]:
-        with meter.calling(), closing(self._connect(site)) as driver:
+        with meter.calling(), self._connect(site) as driver:
             yield driver
 
     @contextmanager

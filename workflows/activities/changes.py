@@ -54,7 +54,7 @@ class ChangeActivities(Mover):
         with self._steps.step(at.work.operation, at.step, copying=True, sole=True) as meter:
             with (
                 meter.copying(),
-                closing(self._connect(at.site)) as driver,
+                self._connect(at.site) as driver,
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
             ):
                 tag = at.work.tag(at.artefact)

@@ -1,5 +1,6 @@
 """How operations end: operation, resource, move, lease, served images and audit in one go."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ from workflows.activities.records import BEGINS, WAITS_FOR, move_of, operation_i
 from workflows.activities.trail import audit
 from workflows.failures import translated
 
+_log = logging.getLogger(__name__)
 _STAYS_ACTIVE = frozenset(
     {
         OperationKind.SURVEY,
@@ -55,6 +57,13 @@ class EndingActivities:
         """Write the end down: operation, resource, move, lease, served images, audit."""
         with translated("finish"), self._store.begin() as tx:
             conclude(tx, outcome, self._clock())
+        problem = outcome.problem
+        _log.log(
+            logging.WARNING if problem else logging.INFO,
+            "operation ends: %s",
+            problem.message if problem else outcome.state.value,
+            extra={"state": outcome.state.value, "code": problem.code if problem else ""},
+        )
 
 
 def conclude(tx: Tx, outcome: Outcome, now: datetime) -> None:

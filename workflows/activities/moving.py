@@ -11,15 +11,16 @@ from temporalio import activity
 from temporalio.exceptions import CancelledError
 
 from controlplane.domain.disk import BlockReader
-from controlplane.domain.ids import OperationId, SiteName
+from controlplane.domain.ids import OperationId
 from controlplane.domain.operation import Progress
 from controlplane.services.bandwidth import Bandwidth, Pace, PacedReader
 from controlplane.store.engine import Store
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
-from drivers.contract import DiskExport, Driver, require
+from drivers.contract import DiskExport, require
 from workflows.activities.orders import At
 from workflows.activities.steps import Steps
+from workflows.connections import Connect
 
 _BEAT = 0.1
 
@@ -40,7 +41,7 @@ class Mover:
         *,
         store: Store,
         steps: Steps,
-        connect: Callable[[SiteName], Driver],
+        connect: Connect,
         clock: Callable[[], datetime],
         vault: Vault,
         bandwidth: Bandwidth,
@@ -71,7 +72,7 @@ class Mover:
 
     @contextmanager
     def _export(self, at: At) -> Iterator[BlockReader]:
-        with closing(self._connect(at.site)) as driver:
+        with self._connect(at.site) as driver:
             reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
             with closing(reader), beating() as told:
                 yield PacedReader(reader, self._pace(at, told))

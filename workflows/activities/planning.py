@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -42,9 +41,10 @@ from controlplane.services.skus import sku
 from controlplane.services.volumes import volume_keys
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from drivers.contract import Driver, Instances, Quota, capabilities, require
+from drivers.contract import Instances, Quota, capabilities, require
 from workflows.activities.records import OLD_HOME, operation_id
 from workflows.activities.steps import Steps
+from workflows.connections import Connect
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
 _PLAN_PARTS = ("source", "copy", "target", "passes", "fence", "was_on")
@@ -62,8 +62,8 @@ class PlanActivities:
         self,
         store: Store,
         steps: Steps,
-        connect: Callable[[SiteName], Driver],
-        look: Callable[[SiteName], Driver],
+        connect: Connect,
+        look: Connect,
         clock: Callable[[], datetime],
         stands: Callable[[PointId], bool],
     ) -> None:
@@ -104,11 +104,9 @@ class PlanActivities:
         with self._store.begin() as tx:
             tx.resources.patch_status(site.id, status, now=now)
 
-    def _facts(
-        self, site: Resource, connect: Callable[[SiteName], Driver] | None = None
-    ) -> SiteFacts:
+    def _facts(self, site: Resource, connect: Connect | None = None) -> SiteFacts:
         name = SiteName(site.key.name)
-        with closing((connect or self._connect)(name)) as driver:
+        with (connect or self._connect)(name) as driver:
             health = driver.check()
             lacking = frozenset(health.lacking)
             able = capabilities(driver) - lacking
@@ -269,7 +267,7 @@ class PlanActivities:
         self, site: SiteName, owner: OwnerTag, anchor: str | None
     ) -> tuple[InstanceSeen | None, str]:
         """The instance as the site shows it, or why not."""
-        with closing(self._connect(site)) as driver:
+        with self._connect(site) as driver:
             answer = require(driver, Instances).find(owner, anchor)
         if isinstance(answer, Seen):
             return answer.it, ""

@@ -1,7 +1,6 @@
 """Looking what a site holds, and making sure that nothing runs there that must not."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,11 +18,12 @@ from controlplane.services.freezing import FROZEN, thaw
 from controlplane.services.sites import site_list
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from drivers.contract import Driver, Fencing, Instances, require
+from drivers.contract import Fencing, Instances, require
 from workflows.activities.records import operation_id
 from workflows.activities.steps import Steps
 from workflows.activities.sweep import orphaned
 from workflows.activities.trail import audit
+from workflows.connections import Connect
 from workflows.failures import NotYet
 
 
@@ -67,7 +67,7 @@ class SurveyActivities:
         self,
         store: Store,
         steps: Steps,
-        look: Callable[[SiteName], Driver],
+        look: Connect,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class SurveyActivities:
         with self._steps.step(op_id, "read tags") as meter:
             with self._store.read() as tx:
                 site = SiteName(tx.resources.by_id(tx.operations.get(op_id).subject).key.name)
-            with meter.calling(), closing(self._look(site)) as driver:
+            with meter.calling(), self._look(site) as driver:
                 found = tuple(driver.owned())
             now = self._clock()
             with self._store.begin() as tx:
@@ -116,7 +116,7 @@ class SurveyActivities:
         with (
             self._steps.step(operation_id(order.operation), f"still {held.ref}") as meter,
             meter.calling(),
-            closing(self._look(order.site)) as driver,
+            self._look(order.site) as driver,
         ):
             instances = require(driver, Instances)
             seen = _seen(instances, held.owner, order.site)
@@ -134,7 +134,7 @@ class SurveyActivities:
         """Whether the home had a fence, which it has no more; its power stays as it is."""
         held = order.held
         with self._steps.step(operation_id(order.operation), f"free {held.ref}") as meter:
-            with meter.calling(), closing(self._look(order.site)) as driver:
+            with meter.calling(), self._look(order.site) as driver:
                 seen = _seen(require(driver, Instances), held.owner, order.site)
                 fenced = seen is not None and seen.fenced
                 if fenced:

@@ -1,7 +1,6 @@
 """Finds what a site holds unaccounted for under our tags, and releases it on command."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -16,10 +15,10 @@ from controlplane.domain.orphan import Orphan
 from controlplane.domain.resource import Json, Kind
 from controlplane.services.orphans import check_unclaimed
 from controlplane.store.engine import Store
-from drivers.contract import Driver
 from workflows.activities.records import operation_id
 from workflows.activities.removal import delete
 from workflows.activities.steps import Steps
+from workflows.connections import Connect
 from workflows.failures import NotYet
 
 _LASTING = frozenset({ArtefactKind.INSTANCE, ArtefactKind.VOLUME})
@@ -85,8 +84,8 @@ class SweepActivities:
         self,
         store: Store,
         steps: Steps,
-        connect: Callable[[SiteName], Driver],
-        look: Callable[[SiteName], Driver],
+        connect: Connect,
+        look: Connect,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -109,7 +108,7 @@ class SweepActivities:
     def sweep_site(self, order: SweepSite) -> Swept:
         op_id = operation_id(order.operation)
         with self._steps.step(op_id, f"sweep {order.site}") as meter:
-            with meter.calling(), closing(self._look(order.site)) as driver:
+            with meter.calling(), self._look(order.site) as driver:
                 found = tuple(driver.owned())
                 settle = timedelta(seconds=driver.limits.settle_seconds)
             now = self._clock()
@@ -137,7 +136,7 @@ class SweepActivities:
                 site = SiteName(tx.resources.by_id(op.subject).key.name)
                 artefact = ArtefactId(UUID(str(op.order["artefact"])))
                 orphan = tx.orphans.find(site, artefact)
-            with meter.calling(), closing(self._connect(site)) as driver:
+            with meter.calling(), self._connect(site) as driver:
                 here = [f for f in driver.owned() if _touches(f, op.order)]
                 _check_same(here, orphan, f"{op.order['kind']} {op.order['ref']} at {site}")
                 if orphan is None:

@@ -14,7 +14,7 @@ from temporalio import activity
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
 from controlplane.domain.errors import Integrity, NotFound
-from controlplane.domain.ids import InstanceId, OperationId, PointId, SiteName, TenantName
+from controlplane.domain.ids import InstanceId, OperationId, PointId, TenantName
 from controlplane.domain.operation import Operation
 from controlplane.domain.placement import Served
 from controlplane.keys.port import domain_owner
@@ -22,13 +22,14 @@ from controlplane.services.bandwidth import Bandwidth, Pace
 from controlplane.store.engine import Store
 from controlplane.vault.digest import digest
 from controlplane.vault.vault import Vault
-from drivers.contract import Driver, ImagePush, require
+from drivers.contract import ImagePush, require
 from drivers.disks.image import fingerprint, image_file, read_image
 from drivers.disks.raw import ByteSource
 from workflows.activities.moving import Mover, Proof, beat, beating, stopping
 from workflows.activities.orders import At, StageImage
 from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Steps, Work
+from workflows.connections import Connect
 from workflows.failures import translated
 
 _PIECE = MIB
@@ -107,7 +108,7 @@ class TransferActivities(Mover):
         *,
         store: Store,
         steps: Steps,
-        connect: Callable[[SiteName], Driver],
+        connect: Connect,
         clock: Callable[[], datetime],
         vault: Vault,
         bandwidth: Bandwidth,
@@ -260,7 +261,7 @@ class TransferActivities(Mover):
                 )
             with (
                 meter.copying(),
-                closing(self._connect(at.site)) as driver,
+                self._connect(at.site) as driver,
                 closing(self._image(order.publish)) as image,
                 stopping(),
                 beating() as told,
