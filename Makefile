@@ -14,7 +14,7 @@ dev: .venv/run ## the whole system, here, until Ctrl-C
 	$(BIN)/fedctl dev
 
 test: .venv/dev ## all tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=20 --durations-min=10
 
 check: lint test ## what CI runs
 
