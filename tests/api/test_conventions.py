@@ -1,6 +1,7 @@
 """What every kind has in common: envelope, versions, lists, deletion, errors."""
 
 import json
+from time import monotonic, sleep
 
 import httpx
 import pytest
@@ -362,6 +363,9 @@ def test_the_log_tells_each_request_by_its_id(w: World):
         assert lines == []
         path = f"{FEDERATION}/nowhere"
         w.http.get(f"{path}?token=s3cr3t", headers={"X-Request-Id": "asked-by-me"})
+        until = monotonic() + 10  # it is told after the answer was sent
+        while not lines and monotonic() < until:
+            sleep(0.01)
     [(record, about)] = lines
     assert record.getMessage() == f"GET {path}"
     assert record.status == 404
