@@ -106,11 +106,12 @@ async def build_worker(
     hands: Hands,
     *,
     queue: str = QUEUE,
+    stories: Sequence[type] = WORKFLOWS,
     threads: int = 64,
     copies: int = 16,
     interceptors: Sequence[Interceptor] = (),
 ) -> AsyncIterator[None]:
-    """Works while the block runs; at its end running activities get 10 s to stop.
+    """Works at `stories` while the block runs; at its end running activities get 10 s to stop.
 
     `threads` steps at a time that are no copies, `copies` from running sources and as many of
     cutovers.
@@ -118,7 +119,7 @@ async def build_worker(
     beating = [*interceptors, BeatsForSteps()]
     workers = [
         # It takes copies, too: those that were asked for before they had a queue of their own.
-        _worker(client, hands, queue, threads=threads, stories=WORKFLOWS, interceptors=beating),
+        _worker(client, hands, queue, threads=threads, stories=stories, interceptors=beating),
         _worker(client, hands, queue + COPIES, threads=copies, interceptors=beating),
         _worker(client, hands, queue + CUTOVER, threads=copies, interceptors=beating),
     ]

@@ -117,7 +117,7 @@ def gate(policy: PassPolicy, following: Next, decision: Decision, now: datetime)
         why = f"the cutover may begin at {cutover.not_before:%d %b %Y %H:%M %Z}"
         return Gate(open=False, why=why, look_again=min(left, HELD_PASS))
     why = _objection(cutover, following, decision)
-    return Gate(open=not why, why=why)
+    return Gate(open=not why, why=why, look_again=HELD_PASS)
 
 
 def _objection(cutover: Cutover, following: Next, decision: Decision) -> str:

@@ -3,14 +3,17 @@
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from controlplane.planning import passes
 from tests.workflows.keys import codec
 from tests.workflows.world import World
+from workflows import options
 from workflows.codec import client_options
 
 
@@ -53,6 +56,17 @@ def client(skipping: WorkflowEnvironment) -> Client:
 def real_client(real: WorkflowEnvironment) -> Client:
     """A client of the real server, which alone cancels activities faithfully."""
     return Client(**{**real.client.config(), **client_options(codec())})
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds where production waits for hours.
+
+    For the real server: the one that skips time now and then waits for ever over many tries.
+    """
+    for patient in (options.UNDO, options.WAIT):
+        monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
+    monkeypatch.setattr(passes, "HELD_PASS", timedelta(seconds=1))
 
 
 @pytest.fixture

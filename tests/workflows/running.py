@@ -42,7 +42,9 @@ async def run(
     """The operation after its story ran to its end."""
     queue = str(uuid4())
     story = STORIES[op.kind]
-    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
+    async with build_worker(
+        client, world.hands, queue=queue, stories=[story], interceptors=interceptors
+    ):
         handle = await client.start_workflow(
             story.run, OperationOrder(operation=str(op.id)), id=str(op.id), task_queue=queue
         )

@@ -27,7 +27,9 @@ async def terminated(client: Client, world: World, activity: str, nth: int) -> O
     watch = FaultAt(activity, nth, None, then=told.set)
     queue = str(uuid4())
     story = STORIES[op.kind]
-    async with build_worker(client, world.hands, queue=queue, interceptors=[watch]):
+    async with build_worker(
+        client, world.hands, queue=queue, stories=[story], interceptors=[watch]
+    ):
         await client.start_workflow(
             story.run, OperationOrder(operation=str(op.id)), id=str(op.id), task_queue=queue
         )

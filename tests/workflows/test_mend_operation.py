@@ -71,7 +71,9 @@ async def mend(
     client: Client, world: World, op: Operation, interceptors: Sequence[Interceptor] = ()
 ) -> Operation:
     queue = str(uuid4())
-    async with build_worker(client, world.hands, queue=queue, interceptors=interceptors):
+    async with build_worker(
+        client, world.hands, queue=queue, stories=[MendOperation], interceptors=interceptors
+    ):
         handle = await client.start_workflow(
             MendOperation.run,
             OperationOrder(operation=str(op.id)),

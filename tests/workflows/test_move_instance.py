@@ -5,7 +5,6 @@ Each case is a whole story on a Temporal server; together they take a minute or 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
@@ -24,7 +23,6 @@ from drivers.fake.driver import FakeInstanceFirstDriver
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, DISK, HOME, World, content
-from workflows import options
 from workflows.move_instance import MoveInstance, PlanMove
 
 PARTS = content(1)
@@ -326,13 +324,11 @@ async def test_a_flipped_byte_at_the_target_fails_the_move(client: Client, world
     assert_home_as_before(world)
 
 
-@pytest.mark.timeout(180)  # seconds of tries in vain, at each of several steps
+@pytest.mark.usefixtures("impatient")
 async def test_a_target_that_cannot_be_stopped_keeps_the_source_stopped(
-    real_client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    real_client: Client, world: World
 ) -> None:
     """Two running copies are worse than none: a person must look."""
-    for patient in (options.UNDO, options.WAIT):
-        monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
     world.running_instance(PARTS)
     world.away.guests_boot = False
 

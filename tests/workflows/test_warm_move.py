@@ -409,30 +409,34 @@ def moved(op: Operation) -> bool:
     return op.state is OperationState.SUCCEEDED
 
 
-@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
-async def test_a_manual_cutover_waits_for_it_and_copies_on(client: Client, tmp_path: Path) -> None:
-    """Hours pass on the server's clock, not on ours; what is written meanwhile is copied."""
+@pytest.mark.usefixtures("impatient")
+async def test_a_manual_cutover_waits_for_it_and_copies_on(
+    real_client: Client, tmp_path: Path
+) -> None:
+    """What is written meanwhile is copied."""
     world = made(tmp_path)
     guest = Guest(world)
     op = world.ask_move(**WARM, cutover={"mode": "manual"})
-    decide = deciding(world, op, Decision.CUTOVER, client)
+    decide = deciding(world, op, Decision.CUTOVER, real_client)
     hooks: list[Interceptor] = [guest.after("gate", n) for n in range(2, 5)]
-    ended = await run(client, world, op, [*hooks, FaultAt("gate", 5, None, then=decide)])
+    ended = await run(real_client, world, op, [*hooks, FaultAt("gate", 5, None, then=decide)])
     assert moved(ended), ended.problem
     assert len(cast("list[object]", ended.result["passes"])) >= 4
     assert_followed(world, guest)
     world.close()
 
 
-@pytest.mark.timeout(180)  # hours of tries are skipped, one by one
-async def test_what_is_on_hold_goes_on_when_it_is_resumed(client: Client, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_on_hold_goes_on_when_it_is_resumed(
+    real_client: Client, tmp_path: Path
+) -> None:
     world = made(tmp_path)
     guest = Guest(world)
     op = world.ask_move(**WARM)
-    hold = deciding(world, op, Decision.HOLD, client)
-    resume = deciding(world, op, Decision.NONE, client)
+    hold = deciding(world, op, Decision.HOLD, real_client)
+    resume = deciding(world, op, Decision.NONE, real_client)
     hooks = [FaultAt("prove", 1, None, then=hold), FaultAt("gate", 4, None, then=resume)]
-    ended = await run(client, world, op, hooks)
+    ended = await run(real_client, world, op, hooks)
     assert moved(ended), ended.problem
     assert_followed(world, guest)
     world.close()
