@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import signal
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
@@ -55,6 +56,11 @@ class TellsFailuresAtOnce:
         if report.failed:
             self._terminal.ensure_newline()
             self._terminal.write_line(f"FAILED {report.nodeid} ({report.when})", red=True)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches child processes even where the run ignores it, as in a shell's background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.main import get_command
 from api.cli.main import app
 from api.schemas.errors import BLOCKED, DETACHED, EXIT, NEEDS_ATTENTION, OUTCOME_EXIT, ROLLED_BACK
 from controlplane.domain.operation import ENDED, OperationState
+from tests.children import child
 from tests.cli.conftest import Fedctl
 
 GOLDEN = Path(__file__).parent / "help.txt"
@@ -19,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 def commands(command, path: tuple[str, ...] = ()):
     yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, (*path, name))
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +73,30 @@ def test_a_wrong_word_is_a_usage_error(offline: Fedctl):
     assert offline("--version").out.startswith("fedctl ")
 
 
-def started(*words: str, module: str = "tests.cli.child") -> subprocess.Popen[str]:
+def started(
+    *words: str, module: str = "tests.cli.child"
+) -> AbstractContextManager[subprocess.Popen[str]]:
     script = (
         f"import api.cli.commands.dev as d; d.MODULE = {module!r};"
         " from api.cli.main import app; app()"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", script, "dev", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return child([sys.executable, "-c", script, "dev", *words], cwd=ROOT, stdout=subprocess.PIPE)
 
 
 def test_dev_passes_arguments_on_and_exits_as_the_system_does():
     """Two interpreters start: longer than a second."""
-    with started("--exit", "--state", "here") as child:
-        out, _ = child.communicate(timeout=30)
+    with started("--exit", "--state", "here") as running:
+        out, _ = running.communicate(timeout=30)
     assert out == "started --exit --state here\n"
-    assert child.returncode == 7
+    assert running.returncode == 7
 
 
 def test_dev_hands_a_stop_on_and_waits_for_a_clean_end():
     """Two interpreters start: longer than a second."""
-    with started() as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "started\n"
-        child.terminate()
-        out, _ = child.communicate(timeout=30)
+    with started() as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        running.terminate()
+        out, _ = running.communicate(timeout=30)
     assert "stopped by 15" in out
-    assert child.returncode == 0
+    assert running.returncode == 0

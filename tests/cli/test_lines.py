@@ -11,6 +11,7 @@ import yaml
 
 from controlplane.domain.operation import OperationKind
 from tests.api.world import World
+from tests.children import child
 from tests.cli.conftest import Fedctl
 from tests.cli.hands import Hands
 
@@ -35,22 +36,20 @@ def test_work_that_is_followed_is_a_line_for_each_change(
     hands.held.add(OperationKind.MOVE)
     fedctl.ok("move", web, "--to", sites[1], "--yes", "--no-wait")
     operation = f"{web.replace('/', '/move-')}-1"
-    child = subprocess.Popen(
+    with child(
         [sys.executable, "-m", "api.cli.main", "operation", "watch", operation, "-o", "jsonl"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "FEDCTL_CONFIG": str(fedctl.config)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        assert child.stdout is not None
-        first = json.loads(child.stdout.readline())
+    ) as watching:
+        assert watching.stdout is not None
+        first = json.loads(watching.stdout.readline())
         assert "outcome" not in first["status"]
         fedctl.ok("operation", "cancel", operation)
-        rest, _ = child.communicate(timeout=30)
+        rest, _ = watching.communicate(timeout=30)
     told = [first, *documents(rest)]
-    assert child.returncode == 21
+    assert watching.returncode == 21
     assert told[-1]["status"]["outcome"] == "cancelled"
     assert len([each for each in told if each["status"].get("outcome")]) == 1
     assert all(one != after for one, after in pairwise(told))

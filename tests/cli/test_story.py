@@ -10,6 +10,7 @@ from pathlib import Path
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.operation import OperationKind, OperationState, Problem
 from tests.api.world import PASSWORD, World
+from tests.children import child
 from tests.cli.conftest import Fedctl, add_site, upload
 from tests.cli.hands import Hands
 
@@ -155,23 +156,22 @@ def test_ctrl_c_leaves_the_work_running_and_says_how_to_come_back(
 ):
     """Starts an interpreter: longer than a second."""
     hands.held.add(OperationKind.MOVE)
-    child = subprocess.Popen(
+    said = ""
+    with child(
         [sys.executable, "-m", "api.cli.main", "move", web, "--to", sites[1], "--yes"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "FEDCTL_CONFIG": str(fedctl.config)},
         stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = ""
-    with child:
-        assert child.stderr is not None
-        for line in child.stderr:
+    ) as moving:
+        assert moving.stderr is not None
+        for line in moving.stderr:
             said += line
             if line.startswith("  ok  preflight") and "Moving" in said:
-                child.send_signal(signal.SIGINT)
+                moving.send_signal(signal.SIGINT)
                 break
-        said += child.stderr.read()
-    assert child.returncode == 130, said
+        said += moving.stderr.read()
+        moving.wait(timeout=10)
+    assert moving.returncode == 130, said
     name = f"{web.replace('/', '/move-')}-1"
     assert f"fedctl operation watch {name}" in said
     assert (

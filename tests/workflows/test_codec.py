@@ -46,6 +46,7 @@ from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
 from controlplane.keys.port import SEALED, SYSTEM_OWNER, Purpose
 from controlplane.keys.root import LocalAgent, RootKey
+from tests.children import child
 from workflows.codec import (
     ENCODING,
     KEY_FIELD,
@@ -503,7 +504,7 @@ def server(tmp_path_factory):
         port = str(free.getsockname()[1])
     binary = str(Path(sys.executable).with_name("temporal"))
     command = [binary, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", port]
-    with subprocess.Popen(
+    with child(
         [*command, "--db-filename", str(file), "--log-level", "error"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
