@@ -1,9 +1,11 @@
 """How stories ask for activities: which options each kind of step gets."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -30,6 +32,7 @@ R = TypeVar("R")
 
 # Of the story that runs: each has a context of its own.
 _copies: ContextVar[str] = ContextVar("copies", default=COPIES)
+_undo_within: ContextVar[timedelta | None] = ContextVar("undo_within", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,22 @@ def wait(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
 
 def undo(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
     """Take an effect back, patiently."""
-    return workflow.execute_activity_method(method, order, **UNDO)
+    options = UNDO
+    if (within := _undo_within.get()) is not None:
+        options = {**UNDO, "schedule_to_close_timeout": within}
+    return workflow.execute_activity_method(method, order, **options)
+
+
+@contextmanager
+def undoing_within(patience: timedelta) -> Iterator[None]:
+    """What is taken back in the block is given up after so long: it will be tried again."""
+    before = _undo_within.get()
+    _undo_within.set(patience)
+    try:
+        yield
+    finally:
+        # Not by a token: a story that is thrown out of the cache is closed in another context.
+        _undo_within.set(before)
 
 
 def clean(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:

@@ -1,11 +1,12 @@
 """An instance changes its site: copied, stopped, fenced, proven, accepted, switched."""
 
+import asyncio
 from dataclasses import asdict, replace
 from datetime import timedelta
 from uuid import UUID
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, FailureError
 
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.ids import PointId, derived
@@ -13,7 +14,7 @@ from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import CheckKind, MovePlan
 from controlplane.planning.passes import Gate, Next, downtime, next_pass
-from workflows.activities.control import AskGate, ControlActivities
+from workflows.activities.control import AskGate, ControlActivities, Offer
 from workflows.activities.endings import Outcome
 from workflows.activities.moving import Proof
 from workflows.activities.orders import At, Fence, Probe, SetPower
@@ -32,9 +33,12 @@ from workflows.calls import (
     record,
     remove,
     undo,
+    undoing_within,
     wait,
 )
 from workflows.ending import before, concluded, unstoppable
+from workflows.failures import problem_of, stops_without_unwinding
+from workflows.options import BEFORE_OFFER, EACH_RETURN
 from workflows.saga import Saga
 from workflows.source import Source
 from workflows.staging import DiskBytes
@@ -100,7 +104,11 @@ class MoveInstance:
             undo=lambda: record(RecordActivities.release_lease, operation),
         )
         run = _Run(work, plan, saga, self._nudge)
-        await before(plan.deadline, run.up_to_the_switch())
+        try:
+            await before(plan.deadline, run.up_to_the_switch())
+        except (asyncio.CancelledError, FailureError, TimeoutError) as failure:
+            if not run.can_go_forward(failure) or not await unstoppable(run.sent_forward()):
+                raise
         await run.switch_and_settle()
         return Outcome(operation=operation, state=OperationState.SUCCEEDED, result=run.result())
 
@@ -115,6 +123,7 @@ class _Run:
         self.target: Target | None = None
         self.downtime = timedelta()
         self.before_last: UUID | None = None
+        self.arrived = False
 
     async def up_to_the_switch(self) -> None:
         if self.plan.passes.warm:
@@ -134,6 +143,7 @@ class _Run:
         await self._phase("target")
         target = self._target()
         await self._bring(target, "last ", base)
+        self.arrived = True
         await self._phase("acceptance")
         await self._accept(target)
 
@@ -184,6 +194,56 @@ class _Run:
                 expected=None if expected is None else expected.total_seconds(),
             ),
         )
+
+    def can_go_forward(self, failure: BaseException) -> bool:
+        """Whether the stopped source is at the target, byte for byte, when the move fails."""
+        return (
+            self.arrived
+            and not stops_without_unwinding(failure)
+            and workflow.patched("2026-11-forward")
+        )
+
+    async def sent_forward(self) -> bool:
+        """Unwind; whether somebody sent the move on because its source cannot return.
+
+        False once all is undone, or something else than the source's return is in the way.
+        """
+        patience, nudged, why = BEFORE_OFFER, False, ""
+        while True:
+            if not nudged:
+                with undoing_within(patience):
+                    await self.saga.unwind()
+                patience = EACH_RETURN
+            if not self.source.stays_away:
+                return False
+            offer = Offer(
+                operation=str(self.work.operation),
+                source=self.plan.source,
+                target=self.plan.target.site,
+                why=why or self.saga.left,
+            )
+            if await record(ControlActivities.offer, offer):
+                try:
+                    await self._forward()
+                except ActivityError as failure:
+                    why = f"and going forward failed: {problem_of(failure).message}"
+                else:
+                    return True
+            nudged = await self.nudge.within(EACH_RETURN)
+
+    async def _forward(self) -> None:
+        """The proven copy runs again, isolated; its source stays off."""
+        target = self._target()
+        await self._phase("forward")
+        await self.source.stay_off()
+        await call(SiteActivities.isolate_nics, target.at("forward: isolate target", "instance"))
+        if self.plan.target.reuse is not None:
+            await call(SiteActivities.unfence, target.at("forward: unfence copy", "instance"))
+        if self.plan.was_on:
+            on = SetPower(at=target.at("forward: target on", "instance"), power=Power.ON)
+            await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)
+            runs = replace(on, at=target.at("forward: target runs", "instance"))
+            await wait(SiteActivities.wait_power, runs)
 
     async def switch_and_settle(self) -> None:
         target = self._target()

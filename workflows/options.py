@@ -88,6 +88,10 @@ UNDO: Options = {
     ),
 }
 
+# Of a move whose target is proven: how long everything is taken back before a person may decide
+# otherwise, and then how often and how long the return of its source is tried.
+BEFORE_OFFER, EACH_RETURN = timedelta(minutes=5), timedelta(minutes=1)
+
 # Tidying up after success: what does not go soon is written down and goes later.
 CLEAN: Options = {
     "start_to_close_timeout": timedelta(minutes=2),

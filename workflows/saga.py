@@ -1,7 +1,7 @@
 """Undo what was begun, newest first, when a story fails or is cancelled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -17,20 +17,18 @@ Undo = Callable[[], Awaitable[object]]
 class Saga:
     """Remembers undos and runs them when its block ends in failure, cancel or deadline.
 
-    `undone` tells whether everything was undone; `left` names why not. Unwinding stops at the first
-    undo that fails: a source must not start while it is unknown whether its target was stopped.
+    `began` tells whether there was anything to undo when it unwound.
+    Unwinding stops at the first undo that fails, which `left` names: a source must not start while
+    it is unknown whether its target was stopped. Asked again, it goes on from there.
     """
 
     def __init__(self) -> None:
         self._undos: list[Undo] = []
         self.left: str = ""
+        self.began = False
         self.unwound = False
         self.superseded = False
         self.switched = False
-
-    @property
-    def began(self) -> bool:
-        return bool(self._undos)
 
     def switch(self) -> None:
         """From here the story only goes forward: nothing is undone any more."""
@@ -60,17 +58,25 @@ class Saga:
         if stops_without_unwinding(exc):
             self.superseded = True
             return
-        await settled(self._unwind())
+        await settled(self.unwind())
 
-    async def _unwind(self) -> None:
+    async def unwind(self) -> None:
+        """Undo what is not undone yet, newest first, up to the first undo that fails."""
         self.unwound = not self.switched
-        for undo in reversed(self._undos):
+        self.left = ""
+        self.began = self.began or bool(self._undos)
+        while self._undos:
             try:
-                await undo()
+                await self._undos[-1]()
             except (ActivityError, ApplicationError) as failure:
                 self.left = problem_of(failure).message
                 workflow.logger.warning("an undo failed; a person must look")
                 return
+            self._undos.pop()
+
+    def stuck_at(self, undos: Collection[Undo]) -> bool:
+        """Whether one of these is the next to be undone."""
+        return bool(self._undos) and self._undos[-1] in undos
 
 
 async def settled(do: Awaitable[T]) -> T:

@@ -1,9 +1,10 @@
 """The instance as it is before the switch: copied, stopped, fenced, and started again."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from temporalio import workflow
@@ -11,6 +12,7 @@ from temporalio.exceptions import ActivityError
 
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, Mark
+from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.ids import ArtefactId, derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.plan import DiskPlan, MovePlan
@@ -22,9 +24,11 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
-from workflows.calls import call, clean, copy, record, remove, undo, wait
+from workflows.calls import ask, call, clean, copy, record, remove, undo, wait
+from workflows.failures import problem_of
 from workflows.saga import Saga, Undo
 
+T = TypeVar("T")
 _STOP, _STOPPED = "stop source", "source stopped"
 _STILL_AT_LEAST, _MARGIN = timedelta(minutes=1), 5
 
@@ -45,6 +49,8 @@ class Source:
         self._paused = False
         self._snapshot: _Snapshot | None = None
         self._before_last: _Snapshot | None = None
+        self._fenced = self._let_go = False
+        self._undos: list[Undo] = []
 
     def at(self, step: str) -> At:
         return At(work=self.work, site=self.plan.source, artefact=self.plan.copy, step=step)
@@ -62,9 +68,9 @@ class Source:
         """
         self.down_since = workflow.now()
         self._paused = True
-        await self._saga.step(
+        await self._step(
             call(SnapshotActivities.pause, Pause(at=self.at("pause source"), within=self._still())),
-            undo=lambda: undo(SnapshotActivities.resume, self.at("undo: resume source")),
+            undo=self._resume,
         )
 
     def _still(self) -> timedelta:
@@ -83,19 +89,60 @@ class Source:
             manner=Manner.HARD if self._paused else Manner.GRACEFUL,
             sole=True,
         )
-        await self._saga.step(call(SiteActivities.set_power, off), undo=self._restart)
+        await self._step(call(SiteActivities.set_power, off), undo=self._restart)
         await wait(SiteActivities.wait_power, replace(off, at=self.at(_STOPPED)))
-        await self._saga.step(
-            call(SiteActivities.fence, Fence(at=self.at("fence source"), level=self.plan.fence)),
+        await self._step(
+            call(SiteActivities.fence, self._fence("fence source")),
             undo=lambda: undo(SiteActivities.unfence, self.at("undo: unfence source")),
         )
+        self._fenced = True
+
+    def _fence(self, step: str) -> Fence:
+        return Fence(at=self.at(step), level=self.plan.fence)
 
     async def _restart(self) -> None:
         if not self.plan.was_on:
             return
         on = SetPower(at=self.at("undo: start source"), power=Power.ON, undoes=(_STOP, _STOPPED))
-        await undo(SiteActivities.set_power, on)
+        self._let_go = True
+        try:
+            await undo(SiteActivities.set_power, on)
+        except ActivityError as failure:
+            # It was seen to be off, and its site refused to start it.
+            self._let_go = problem_of(failure).code == Unavailable.code
+            raise
         await undo(SiteActivities.wait_power, on)
+
+    async def _resume(self) -> None:
+        self._let_go = True
+        await undo(SnapshotActivities.resume, self.at("undo: resume source"))
+
+    @property
+    def stays_away(self) -> bool:
+        """Whether it is what cannot be undone: stopped and fenced for good, and not let go since.
+
+        Once its site may have started it, its disks may be newer than any copy.
+        """
+        return self._fenced and not self._let_go and self._saga.stuck_at(self._undos)
+
+    async def stay_off(self) -> None:
+        """Off and fenced, before another copy goes on in its place.
+
+        Where its site does not answer, it is as it was seen last: off and fenced, and nobody was
+        told to start it. What is gone does not run.
+        """
+        off = SetPower(at=self.at("forward: source off"), power=Power.OFF, manner=Manner.HARD)
+        try:
+            await ask(SiteActivities.set_power, off)
+            await ask(SiteActivities.fence, self._fence("forward: fence source"))
+        except ActivityError as failure:
+            if problem_of(failure).code not in {Unavailable.code, NotFound.code}:
+                raise
+            workflow.logger.info("the source is gone, or its site does not answer")
+
+    async def _step(self, do: Awaitable[T], *, undo: Undo) -> T:
+        self._undos.append(undo)
+        return await self._saga.step(do, undo=undo)
 
     # Copies
 
@@ -182,9 +229,7 @@ class Source:
         )
         snapshot = _Snapshot(at)
         order = MakeSnapshot(at=at, of=self.plan.copy)
-        await self._saga.step(
-            call(SnapshotActivities.create_snapshot, order), undo=snapshot.take_back
-        )
+        await self._step(call(SnapshotActivities.create_snapshot, order), undo=snapshot.take_back)
         seen = await wait(
             SnapshotActivities.wait_snapshot, replace(at, step=f"pass {number} snapshot taken")
         )
@@ -216,7 +261,7 @@ class Source:
             content = DiskSource(
                 volume=disk.volume or "", snapshot=snapshot.at.artefact if snapshot else None
             )
-            await self._saga.step(
+            await self._step(
                 wait(
                     SiteActivities.prepare_export,
                     Export(at=export, source=content, since=since.mark if since else None),

@@ -4,7 +4,7 @@ from api.cli import units
 from api.cli.client import Doc
 from api.cli.failure import Stopped
 from api.cli.session import field
-from api.cli.watch import blockers, name_of
+from api.cli.watch import blockers, look_at, name_of
 from api.schemas.errors import BLOCKED, OUTCOME_EXIT, ROLLED_BACK
 from controlplane.domain.operation import OperationState
 
@@ -90,6 +90,7 @@ def failed(subject: str, move: Doc, operation: Doc) -> Stopped:
         notes.append(f"why     {problem['message']}")
     if problem.get("detail"):
         notes.append(f"quoted  {problem['detail']}")
+    notes += look_at(operation["status"])
     notes += [f"kept    {kept_text(kept)}" for kept in move["status"].get("retained", [])]
     if exit_code == ROLLED_BACK:
         notes.append(f"next    fedctl moves retry {subject}, or fedctl moves finalize {subject}")

@@ -113,8 +113,14 @@ def reasons(operation: Doc) -> tuple[str, ...]:
         lines.append(f"why     {problem['message']}{step}")
         if problem.get("detail"):
             lines.append(f"quoted  {problem['detail']}")
+    lines += look_at(status)
     lines.append(f"look    fedctl operation show {name_of(operation)}")
     return tuple(lines)
+
+
+def look_at(status: Doc) -> list[str]:
+    """What a person must look at, where an operation needs one."""
+    return [f"see     {line}" for line in status.get("lookAt") or ()]
 
 
 def blockers(status: Doc) -> list[Doc]:

@@ -204,7 +204,7 @@ KINDS: tuple[KindFacts, ...] = (
         area="fedctl.mobility",
         collection="moves",
         scope=Scope.WORKSPACE,
-        actions=("cancel", "retry", "finalize", "cutover", "hold", "resume"),
+        actions=("cancel", "retry", "finalize", "cutover", "hold", "resume", "forward"),
     ),
     KindFacts(
         kind=Kind.PLACEMENT,

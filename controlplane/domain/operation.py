@@ -38,11 +38,12 @@ class OperationState(StrEnum):
 
 
 class Decision(StrEnum):
-    """What a person decided about a move on its way; the story reads it before the cutover."""
+    """What a person decided about a move on its way; the story reads it where it waits."""
 
     NONE = ""
     HOLD = "hold"
     CUTOVER = "cutover"
+    FORWARD = "forward"
 
 
 ENDED = frozenset(
@@ -58,6 +59,8 @@ ENDED = frozenset(
 
 SWITCHED = "switched"
 """The phase of a move from the moment that its target is the home."""
+DECIDING = "deciding"
+"""The phase of a move whose source cannot return while its target is proven."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ _DECISIONS = {
     "cutover": Decision.CUTOVER,
     "hold": Decision.HOLD,
     "resume": Decision.NONE,
+    "forward": Decision.FORWARD,
 }
 _STOPPED = frozenset(
     {

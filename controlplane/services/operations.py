@@ -139,6 +139,7 @@ def _resource(
         "findings": [_finding(finding) for finding in operation.findings],
         "result": operation.result,
         "waitsFor": waits_for or operation.result.get("waitsFor", ""),
+        "lookAt": operation.result.get("lookAt", []),
         "cancelRequested": operation.cancel_requested,
     }
     if operation.plan_digest:

@@ -9,6 +9,7 @@ from controlplane.domain.errors import Busy, Conflict
 from controlplane.domain.ids import OperationId, ResourceId
 from controlplane.domain.kinds import facts_of
 from controlplane.domain.operation import (
+    DECIDING,
     SWITCHED,
     Decision,
     Operation,
@@ -150,19 +151,31 @@ def cancel(tx: Tx, caller: Caller, operation: Operation, now: datetime) -> Opera
 def decide(
     tx: Tx, caller: Caller, operation: Operation, decision: Decision, now: datetime
 ) -> Operation:
-    """Notes a decision about a warm move where the story reads it, and nudges the story.
+    """Notes a decision about a move where the story reads it, and nudges the story.
 
-    Conflict when there is nothing to decide: it has switched, or is cold, or needs attention.
+    Going forward takes an earlier cancel back. Conflict when there is nothing to decide: it does
+    not wait for that decision, has switched, or needs attention.
     """
     name = operation.name
-    if operation.phase == SWITCHED or operation.state is OperationState.NEEDS_ATTENTION:
-        raise Conflict(f"operation {name} is past its cutover: there is nothing to decide")
-    passes = cast("Json", (operation.plan or {}).get("passes") or {})
-    if not passes.get("warm"):
-        raise Conflict(
-            f"operation {name} is not a warm move (yet): a cold one does not wait for a cutover"
-        )
-    decided = tx.operations.update(operation.id, decision=decision)
+    attention = operation.state is OperationState.NEEDS_ATTENTION
+    if decision is Decision.FORWARD:
+        if operation.decision is decision:
+            return operation
+        if operation.phase != DECIDING or attention:
+            raise Conflict(
+                f"operation {name} does not wait for that: a move is sent forward only while its"
+                " source cannot return and its target is proven"
+            )
+        decided = tx.operations.update(operation.id, decision=decision, cancel_requested=False)
+    else:
+        if operation.phase in {SWITCHED, DECIDING} or attention:
+            raise Conflict(f"operation {name} is past its cutover: there is nothing to decide")
+        passes = cast("Json", (operation.plan or {}).get("passes") or {})
+        if not passes.get("warm"):
+            raise Conflict(
+                f"operation {name} is not a warm move (yet): a cold one does not wait for a cutover"
+            )
+        decided = tx.operations.update(operation.id, decision=decision)
     tx.outbox.add(operation.id, "nudge", now)
     _told(tx, caller, operation, decision.value or "resume", now)
     return decided

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.domain.operation import OperationState
+from controlplane.domain.operation import DECIDING, Decision, OperationState
 from tests.api.world import MOBILITY, World
 
 DIGEST = "a" * 64
@@ -176,6 +176,27 @@ def test_cancelling_marks_the_operation_and_nudges_it(w: World, sites, shop: str
     assert (operation.id, "cancel") in w.outbox()
     w.end(operation, OperationState.CANCELLED)
     assert w.http.post(f"{at(w, shop)}/cancel").status_code == 409
+
+
+def test_a_move_goes_forward_only_where_its_source_cannot_return(
+    w: World, sites, shop: str, web: str
+):
+    started = w.put(at(w, shop), wish(web, sites[1]))
+    w.admit()
+    w.http.post(f"{at(w, shop)}/cancel")
+    refused = w.http.post(f"{at(w, shop)}/forward")
+    assert refused.status_code == 409
+    assert "only while its source cannot return" in refused.text
+    with w.store.begin() as tx:
+        tx.operations.update(w.operation(started).id, phase=DECIDING)
+    assert w.http.post(f"{at(w, shop)}/hold").status_code == 409
+    answer = w.http.post(f"{at(w, shop)}/forward")
+    assert answer.status_code == 202
+    operation = w.operation(answer)
+    assert operation.decision is Decision.FORWARD
+    assert not operation.cancel_requested, "it was taken back"
+    assert (operation.id, "nudge") in w.outbox()
+    assert w.http.post(f"{at(w, shop)}/forward").status_code == 202, "said twice"
 
 
 def test_a_move_that_rolled_back_is_retried_with_a_plan_of_its_own(

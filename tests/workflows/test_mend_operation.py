@@ -138,6 +138,7 @@ async def test_what_cannot_be_mended_goes_on_needing_attention(
     with monkeypatch.context() as hasty:
         for patient in (options.CALL, options.UNDO, options.WAIT):
             hasty.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
+        hasty.setattr(options, "BEFORE_OFFER", timedelta(seconds=3))
         op = await cut_off(client, world)
         done = await mend(client, world, op)
     assert done.state is OperationState.NEEDS_ATTENTION

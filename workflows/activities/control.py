@@ -8,7 +8,8 @@ from temporalio import activity
 
 from controlplane.domain.errors import Conflict
 from controlplane.domain.finding import Finding, Severity
-from controlplane.domain.operation import Operation, StepState
+from controlplane.domain.ids import SiteName
+from controlplane.domain.operation import DECIDING, Decision, Operation, StepState
 from controlplane.domain.plan import PassPolicy
 from controlplane.planning.passes import COPYING, Gate, Next, gate
 from controlplane.store.engine import Store
@@ -17,6 +18,7 @@ from workflows.activities.records import WAITS_FOR, move_of, operation_id
 from workflows.failures import translated
 
 WAITING = "wait for cutover"
+DECISION = "wait for a decision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,16 @@ class AskGate:
     policy: PassPolicy
     following: Next
     expected: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """The source cannot return to run at `source`, because `why`; `target` has a proven copy."""
+
+    operation: str
+    source: SiteName
+    target: SiteName
+    why: str
 
 
 class ControlActivities:
@@ -51,8 +63,30 @@ class ControlActivities:
             if order.following is Next.STALLED:
                 _add_finding(tx, op)
             self._show(tx, op, answer, order.expected, now)
-            _note_waiting(tx, op, answer, now)
+            if answer.open or answer.why != COPYING:
+                _note(tx, op, WAITING, waits=not answer.open, now=now)
             return answer
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def offer(self, order: Offer) -> bool:
+        """Say that the move can be sent forward; whether somebody decided so."""
+        now = self._clock()
+        with translated("decision"), self._store.begin() as tx:
+            op = tx.operations.get(operation_id(order.operation))
+            forward = op.decision is Decision.FORWARD
+            waits = (
+                f"{op.subject_name} cannot run on {order.source} again, which is tried on"
+                f" ({order.why}); its copy on {order.target} is proven: fedctl moves forward"
+                " makes it the home"
+            )
+            shown: dict[str, object] = {WAITS_FOR: "" if forward else waits}
+            phase = op.phase if forward else DECIDING
+            tx.operations.update(op.id, result={**op.result, **shown}, phase=phase)
+            move = move_of(op)
+            if move is not None:
+                tx.resources.patch_status(move, {**shown, "phase": phase}, now=now)
+            _note(tx, op, DECISION, waits=not forward, now=now)
+            return forward
 
     @staticmethod
     def _show(tx: Tx, op: Operation, answer: Gate, expected: float | None, now: datetime) -> None:
@@ -66,18 +100,18 @@ class ControlActivities:
             tx.resources.patch_status(move, shown, now=now)
 
 
-def _note_waiting(tx: Tx, op: Operation, answer: Gate, now: datetime) -> None:
+def _note(tx: Tx, op: Operation, name: str, *, waits: bool, now: datetime) -> None:
     """Waiting for people or a time is a step, and no overhead of ours."""
     running = [
         step
         for step in tx.operations.steps(op.id)
-        if step.name == WAITING and step.state is StepState.RUNNING
+        if step.name == name and step.state is StepState.RUNNING
     ]
-    if not answer.open and answer.why != COPYING and not running:
-        tx.operations.begin_step(op.id, WAITING, now)
-    for step in running if answer.open else ():
+    if waits and not running:
+        tx.operations.begin_step(op.id, name, now)
+    for step in () if waits else running:
         waited = (now - step.started_at).total_seconds()
-        tx.operations.end_step(op.id, WAITING, StepState.OK, now, provider_seconds=waited)
+        tx.operations.end_step(op.id, name, StepState.OK, now, provider_seconds=waited)
 
 
 def _add_finding(tx: Tx, op: Operation) -> None:

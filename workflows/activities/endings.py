@@ -18,9 +18,10 @@ from controlplane.domain.operation import (
     StepState,
 )
 from controlplane.domain.resource import State
+from controlplane.planning.attention import look_at
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from workflows.activities.records import BEGINS, WAITS_FOR, move_of, operation_id
+from workflows.activities.records import BEGINS, LOOK_AT, WAITS_FOR, move_of, operation_id
 from workflows.activities.trail import audit
 from workflows.failures import translated
 
@@ -74,12 +75,12 @@ def conclude(tx: Tx, outcome: Outcome, now: datetime) -> None:
     if op.state is OperationState.QUEUED:
         tx.operations.update(op.id, state=OperationState.RUNNING)
     _leave_no_step_running(tx, op, now)
-    before = {key: value for key, value in op.result.items() if key != WAITS_FOR}
+    before = {key: value for key, value in op.result.items() if key not in {WAITS_FOR, LOOK_AT}}
     op = tx.operations.update(
         op.id,
         state=outcome.state,
         problem=outcome.problem,
-        result={**before, **outcome.result, **_spent(tx, op, now)},
+        result={**before, **outcome.result, **_attention(tx, op, outcome), **_spent(tx, op, now)},
         ended_at=None if outcome.state is OperationState.NEEDS_ATTENTION else now,
     )
     tx.served.revoke(op.id)
@@ -96,6 +97,14 @@ def _leave_no_step_running(tx: Tx, op: Operation, now: datetime) -> None:
     for step in tx.operations.steps(op.id):
         if step.state is StepState.RUNNING:
             tx.operations.end_step(op.id, step.name, StepState.UNDONE, now)
+
+
+def _attention(tx: Tx, op: Operation, outcome: Outcome) -> dict[str, object]:
+    if outcome.state is not OperationState.NEEDS_ATTENTION:
+        return {}
+    instance = InstanceId(op.subject)
+    lines = look_at(op, tx.placements.find(instance), tx.artefacts.list(instance=instance))
+    return {LOOK_AT: list(lines)}
 
 
 def _spent(tx: Tx, op: Operation, now: datetime) -> dict[str, object]:

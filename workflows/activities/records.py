@@ -38,6 +38,8 @@ from workflows.failures import CANCELLED, translated
 IMAGES = "@images"
 WAITS_FOR = "waitsFor"
 """Under this name an operation's result says what it waits for from people."""
+LOOK_AT = "lookAt"
+"""And under this what they must look at when it needs attention."""
 RETENTION = timedelta(days=7)
 OLD_HOME = "the old home, stopped and fenced"
 _CHANGED = "was being brought up to date: its disks hold no whole state, and are written anew"

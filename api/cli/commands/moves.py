@@ -219,7 +219,7 @@ def cancel(
 
 
 def _decision(action: str, help_text: str) -> None:
-    """A command that tells a warm move what somebody decided."""
+    """A command that tells a move on its way what somebody decided."""
 
     @command(app, action, f"fedctl moves {action} web-1", f"fedctl moves {action} shop/web-1-2",
              text=help_text)  # fmt: skip
@@ -240,6 +240,10 @@ def _decision(action: str, help_text: str) -> None:
 _decision("cutover", "Stops the source of a warm move now, and finishes it.")
 _decision("hold", "Keeps a warm move copying, and does not let it cut over.")
 _decision("resume", "Lets a warm move that is on hold cut over when it can.")
+_decision(
+    "forward",
+    "Finishes a move whose source cannot return: its copy at the target, proven, becomes the home.",
+)
 
 
 @command(
