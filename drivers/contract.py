@@ -282,11 +282,13 @@ class Pausing(Driver):
     """A running instance can be held still, with all that its process knows of its disks."""
 
     @abstractmethod
-    def pause(self, owner: OwnerTag, within: timedelta) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> bool:
         """Nothing of the instance runs or writes once this returned; paused already is fine.
 
-        It counts as powered on. After `within` the site itself lets it go on, whatever became of
-        us, unless it was resumed, kept or cut before. Conflict while it is off.
+        It counts as powered on. Answers whether its guest's agent froze the file systems before,
+        so that its disks hold them whole; they thaw when it goes on. After `within` the site itself
+        lets it go on, whatever became of us, unless it was resumed, kept or cut before. Conflict
+        while it is off.
         """
 
     @abstractmethod
@@ -298,7 +300,7 @@ class Pausing(Driver):
 
     @abstractmethod
     def resume(self, owner: OwnerTag) -> None:
-        """It goes on where it was held; running or off is fine."""
+        """It goes on where it was held, its file systems thawed; running or off is fine."""
 
 
 FACETS: dict[Capability, type[Driver]] = {

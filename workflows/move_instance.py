@@ -287,6 +287,7 @@ class _Run:
                 }
                 for p in proofs
             ],
+            **({} if self.source.quiesced is None else {"quiesced": self.source.quiesced}),
             **({"passes": [asdict(each) for each in self.source.passes()]} if warm else {}),
         }
 

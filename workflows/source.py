@@ -34,7 +34,10 @@ _STILL_AT_LEAST, _MARGIN = timedelta(minutes=1), 5
 
 
 class Source:
-    """`point` is what was copied last and `copied` its disks; `read` and `new` count all bytes."""
+    """`point` is what was copied last and `copied` its disks; `read` and `new` count all bytes.
+
+    `quiesced` tells of a paused source whether its file systems were frozen.
+    """
 
     def __init__(self, work: Work, plan: MovePlan, saga: Saga) -> None:
         self.work = work
@@ -43,6 +46,7 @@ class Source:
         self.copied: tuple[Copied, ...] = ()
         self.domain = ""
         self.read = self.new = 0
+        self.quiesced: bool | None = None
         self.down_since = workflow.now()
         self._saga = saga
         self._passes: list[_Pass] = []
@@ -68,7 +72,7 @@ class Source:
         """
         self.down_since = workflow.now()
         self._paused = True
-        await self._step(
+        self.quiesced = await self._step(
             call(SnapshotActivities.pause, Pause(at=self.at("pause source"), within=self._still())),
             undo=self._resume,
         )

@@ -73,8 +73,9 @@ def policy(
             _told(
                 "GST10",
                 source.site,
-                "the guest is paused for the last pass and then cut: the copy is what a"
-                " loss of power leaves (crash-consistent)",
+                "the guest is paused for the last pass and then cut: its agent freezes the file"
+                " systems before, and without one the copy is what a loss of power leaves"
+                " (crash-consistent)",
             )
         )
     if not seeded:

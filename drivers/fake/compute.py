@@ -133,13 +133,14 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
         with self._call("agent_answers", owner) as site:
             return bool(_console(site, self._look(site, owner)))
 
-    def pause(self, owner: OwnerTag, within: timedelta) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> bool:
         del within  # its sites die with us
         with self._call("pause", owner) as site:
             it = self._mine(site, owner)
             if it.power is Power.OFF:
                 raise Conflict(f"{it.ref} at {site.name} is off: start it before pausing it")
             it.paused = True
+            return bool(_console(site, it))
 
     def keep_paused(self, owner: OwnerTag) -> None:
         with self._call("keep_paused", owner) as site:

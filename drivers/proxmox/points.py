@@ -18,9 +18,10 @@ from drivers.contract import Pausing
 from drivers.proxmox import mapping
 from drivers.proxmox.base import ProxmoxBase, Vm
 from drivers.proxmox.qmp import Live, LiveDisk, Qmp, bitmap_name, node_name
-from drivers.proxmox.shell import SCRAPS
+from drivers.proxmox.shell import SCRAPS, agent_command
 
 _MARKER = re.compile(r"(fedctl\.[0-9a-f.]+)@(\d+)")
+_THAWS_AFTER, _THAWS_AGAIN = 2, 10  # seconds after a guest went on
 _EXPORT = re.compile(r"(fedctl\.[0-9a-f.]+)_(\d+)_([0-9a-f]{32}|0)")
 
 
@@ -83,6 +84,11 @@ def _timer(vm: Vm) -> str:
     return f"fedctl-resume-{vm.vmid}"
 
 
+def _thaw(vm: Vm) -> str:
+    """The unit that thaws the file systems of a guest when nobody else does."""
+    return f"fedctl-thaw-{vm.vmid}"
+
+
 def marked(mark: Mark) -> ArtefactId | None:
     """The point that a mark of ours names."""
     match = re.fullmatch(r"\d+/fedctl([0-9a-f]{32})", mark.text)
@@ -92,7 +98,7 @@ def marked(mark: Mark) -> ArtefactId | None:
 class ProxmoxPoints(ProxmoxBase, Pausing):
     # -- standing still ------------------------------------------------------------------------
 
-    def pause(self, owner: OwnerTag, within: timedelta) -> None:
+    def pause(self, owner: OwnerTag, within: timedelta) -> bool:
         vm = self._mine(owner)
         if self._status(vm)["status"] != "running":
             raise Conflict(f"VM {vm.vmid} at {self.site} is off: start it before pausing it")
@@ -101,11 +107,38 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
         seconds = max(round(within.total_seconds()), 1)
         self._shell.run_later(_timer(vm), seconds, "qm", "resume", str(vm.vmid))
         with self._qmp(vm) as qmp:
+            stands = qmp.stands_still()
+        if stands:
+            return self._shell.runs_later(_thaw(vm))
+        frozen = self._freeze(vm, seconds + _THAWS_AFTER)
+        with self._qmp(vm) as qmp:
             qmp.stop()
+        return frozen
+
+    def _freeze(self, vm: Vm, seconds: int) -> bool:
+        """Whether the guest's agent froze its file systems; else they are as before.
+
+        The node thaws them after `seconds`, whoever died: that stands first, and stays when nobody
+        could tell what the agent did.
+        """
+        if not self._has_agent(vm):
+            return False
+        self._shell.run_later(_thaw(vm), seconds, *agent_command(vm.vmid, "fsfreeze-thaw"))
+        if self._shell.ask_agent(vm.vmid, "fsfreeze-freeze"):
+            return True
+        if self._shell.ask_agent(vm.vmid, "fsfreeze-thaw"):
+            self._shell.run_no_more(_thaw(vm))
+        return False
+
+    @staticmethod
+    def _has_agent(vm: Vm) -> bool:
+        enabled = str(vm.config.get("agent", "0")).partition(",")[0]
+        return enabled.removeprefix("enabled=") == "1"
 
     def keep_paused(self, owner: OwnerTag) -> None:
         vm = self._stamped(self._mine(owner), owner)
         self._shell.run_no_more(_timer(vm))
+        self._shell.run_no_more(_thaw(vm))
         went_on = self._status(vm)["status"] != "running"
         if not went_on:
             with self._qmp(vm) as qmp:
@@ -119,8 +152,16 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
     def resume(self, owner: OwnerTag) -> None:
         vm = self._stamped(self._mine(owner), owner)
         if self._status(vm)["status"] == "running":
+            agent = self._has_agent(vm)
+            if agent:
+                # Should its agent not answer at once.
+                self._shell.run_later(
+                    _thaw(vm), _THAWS_AGAIN, *agent_command(vm.vmid, "fsfreeze-thaw")
+                )
             with self._qmp(vm) as qmp:
                 qmp.go_on()
+            if agent and self._shell.ask_agent(vm.vmid, "fsfreeze-thaw"):
+                self._shell.run_no_more(_thaw(vm))
         self._shell.run_no_more(_timer(vm))
 
     # -- points --------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from drivers.disks.ssh import Forward, Ssh, SshAccess
 from drivers.proxmox.qmp import Qmp
 
 _RUN = "/run/fedctl"
-_NOT_LOADED = 5
+_INACTIVE, _NOT_LOADED = 3, 5  # what systemctl exits with
+_AGENT_SECONDS = 10
 _ZVOL = "/dev/zvol/"
 SCRAPS = "/var/tmp/fedctl"  # noqa: S108  # root's own folder on the node
 
@@ -109,6 +110,21 @@ class NodeShell:
         done = self._opened().run(shlex.join(["systemctl", "stop", f"{unit}.timer"]))
         if done.status not in {0, _NOT_LOADED}:
             raise _failed(f"site {self._site}: systemctl stop", done.err.strip())
+
+    def runs_later(self, unit: str) -> bool:
+        """Whether a command of that unit still waits for its time."""
+        done = self._opened().run(shlex.join(["systemctl", "is-active", f"{unit}.timer"]))
+        if done.status not in {0, _INACTIVE}:
+            raise _failed(f"site {self._site}: systemctl is-active", done.err.strip())
+        return done.status == 0
+
+    def ask_agent(self, vmid: int, command: str) -> bool:
+        """Whether the guest's agent did it within ten seconds; else what it did is not known.
+
+        Proxmox VE itself would wait an hour for file systems that do not freeze.
+        """
+        words = ["timeout", str(_AGENT_SECONDS), *agent_command(vmid, command)]
+        return self._opened().run(shlex.join(words)).status == 0
 
     # -- disks ---------------------------------------------------------------------------------
 
@@ -217,6 +233,11 @@ class NodeShell:
         if self._ssh is None:
             self._ssh = Ssh(self._access, timeout=self._timeout)
         return self._ssh
+
+
+def agent_command(vmid: int, command: str) -> list[str]:
+    """What a node runs to have a command done by the agent in a guest."""
+    return ["qm", "guest", "cmd", str(vmid), command]
 
 
 def _socket(owner: OwnerTag, *, writable: bool) -> str:

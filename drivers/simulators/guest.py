@@ -77,7 +77,7 @@ class _Guest:
         self.sequence = self.boots = 0
         self.run: int | None = None
         self.on = True
-        self.up = self.paused = self.leaving = False
+        self.up = self.paused = self.frozen = self.leaving = False
         self.down = threading.Event()
 
 
@@ -92,6 +92,8 @@ class Guests:
         self._closing = False
         self._guests: dict[str, _Guest] = {}
         self._consoles: dict[str, deque[str]] = {}
+        # Guests whose agent never answers that it froze their file systems.
+        self.hanging: set[str] = set()
         if witness is not None:
             witness.site_started(site)
         self._thread = threading.Thread(target=self._schedule, name=f"guests-{site}", daemon=True)
@@ -151,6 +153,18 @@ class Guests:
         with guest.lock:
             guest.paused = False
 
+    def freeze(self, native: str, *, frozen: bool) -> bool:
+        """Have the agent freeze or thaw the file systems; False when it does not say that it did.
+
+        Nothing is written to what is frozen, and what was written is on the disk.
+        """
+        guest = self._guests[native]
+        with guest.lock:
+            guest.frozen = frozen
+            if guest.disk is not None:
+                guest.disk.flush()
+        return not frozen or native not in self.hanging
+
     def set_nics(self, native: str, nics: tuple[Nic, ...]) -> None:
         """Plug and unplug links while the guest runs."""
         guest = self._guests.get(native)
@@ -185,6 +199,10 @@ class Guests:
         """Whether the guest agent answers."""
         guest = self._guests.get(native)
         return guest is not None and guest.agent and guest.up and not guest.paused
+
+    def is_frozen(self, native: str) -> bool:
+        guest = self._guests.get(native)
+        return guest is not None and guest.frozen
 
     def reachable(self, native: str) -> bool:
         """Whether a probe from its network finds the guest."""
@@ -258,7 +276,8 @@ class Guests:
         with guest.lock:
             if not guest.on or guest.journal is None or guest.disk is None:
                 return
-            if not guest.paused and not self._appended(guest, guest.journal, guest.disk):
+            held = guest.paused or guest.frozen
+            if not held and not self._appended(guest, guest.journal, guest.disk):
                 return
         self._later(1 / self.profile.journal_rate, lambda: self._write(guest))
 

@@ -14,6 +14,7 @@ from controlplane.domain.errors import Conflict, NotFound, Unavailable
 from controlplane.domain.instance import DiskPlace, InstanceSpec, Manner, Power
 from controlplane.domain.owner import OwnerTag
 from drivers.proxmox.driver import ProxmoxDriver
+from drivers.proxmox.qmp import Qmp
 from drivers.simulators.faults import STEADY, LostAnswer
 from drivers.simulators.guest import read_journal
 from drivers.simulators.proxmox import ProxmoxSim
@@ -209,6 +210,57 @@ def test_a_paused_guest_goes_on_by_itself_when_nobody_is_left_to_resume_it(sim, 
     driver.pause(vm, timedelta(seconds=1))
     driver.close()
     written(sim, ProxmoxDriver(access_to(sim)), vm, 3)
+
+
+def native(driver: ProxmoxDriver, owner: OwnerTag) -> str:
+    return seen(driver, owner).ref
+
+
+def test_the_agent_freezes_what_is_paused_and_thaws_what_goes_on(sim, driver, vm):
+    assert driver.pause(vm, timedelta(minutes=5))
+    assert sim.node.guests.is_frozen(native(driver, vm))
+    assert driver.pause(vm, timedelta(minutes=5)), "paused already: as it was told before"
+    driver.resume(vm)
+    assert not sim.node.guests.is_frozen(native(driver, vm))
+    written(sim, driver, vm, 2)
+    assert not sim.timers()
+
+
+def test_what_was_kept_paused_thaws_when_it_goes_on(sim, driver, vm):
+    driver.pause(vm, timedelta(minutes=5))
+    driver.keep_paused(vm)
+    assert not sim.timers()
+    driver.resume(vm)
+    written(sim, driver, vm, 2)
+
+
+def test_a_guest_whose_driver_dies_once_it_is_frozen_thaws_by_itself(sim, driver, vm, monkeypatch):
+    """Three seconds pass: the node's timers count whole ones."""
+
+    def dies(self: Qmp) -> None:
+        raise Unavailable("the control plane is gone")
+
+    monkeypatch.setattr(Qmp, "stop", dies)
+    with pytest.raises(Unavailable):
+        driver.pause(vm, timedelta(seconds=1))
+    assert sim.node.guests.is_frozen(native(driver, vm))
+    written(sim, ProxmoxDriver(access_to(sim)), vm, 3)
+
+
+def test_a_guest_without_an_agent_is_paused_as_it_is(sim, driver, vm):
+    sim.node.vms[int(native(driver, vm))].config["agent"] = "0"
+    assert not driver.pause(vm, timedelta(minutes=5))
+    driver.resume(vm)
+    written(sim, driver, vm, 2)
+    assert not sim.timers()
+
+
+def test_an_agent_that_hangs_leaves_nothing_frozen(sim, driver, vm):
+    sim.node.guests.hanging.add(native(driver, vm))
+    assert not driver.pause(vm, timedelta(minutes=5))
+    assert not sim.node.guests.is_frozen(native(driver, vm))
+    driver.resume(vm)
+    written(sim, driver, vm, 2)
 
 
 def test_a_guest_that_went_on_by_itself_is_told_before_it_is_cut(sim, driver, vm):

@@ -302,7 +302,8 @@ HELD = [
 async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path, changes="while-alive")
     watch = FaultAt("none", 0, None)
-    await run(client, world, world.ask_move(**WARM), [watch])
+    op = await run(client, world, world.ask_move(**WARM), [watch])
+    assert op.result["quiesced"] is True
     before = len(STEPS)
     assert counted(watch.calls)[before : before + len(PAUSED)] == PAUSED
     world.close()

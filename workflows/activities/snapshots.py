@@ -22,11 +22,21 @@ class SnapshotActivities(SiteSteps):
             require(driver, DiskImport).close_import(at.work.tag(at.artefact), order.volume)
 
     @activity.defn(no_thread_cancel_exception=True)
-    def pause(self, order: Pause) -> None:
-        """Nothing of the instance writes any more, for so long at most."""
+    def pause(self, order: Pause) -> bool | None:
+        """Nothing of the instance writes any more, for so long at most.
+
+        Whether its file systems were frozen before; of earlier versions that is not known.
+        """
         at = order.at
-        with self._effect(at) as driver:
-            require(driver, Pausing).pause(at.work.tag(at.artefact), order.within)
+        with self._steps.step(at.work.operation, at.step) as meter:
+            with self._calling(at.site, meter) as driver:
+                frozen = require(driver, Pausing).pause(at.work.tag(at.artefact), order.within)
+            meter.message = (
+                "file systems frozen by the guest's agent"
+                if frozen
+                else "no agent froze the file systems: as after a loss of power"
+            )
+            return frozen
 
     @activity.defn(no_thread_cancel_exception=True)
     def keep_paused(self, at: At) -> None:

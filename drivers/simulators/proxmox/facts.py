@@ -92,6 +92,8 @@ FACTS = (
     Fact("no-console", _D, "the API has no console log"),
     Fact("guest-links", _A, "link_down acts on a running guest at once"),
     Fact("agent-ping", _O, "500 while the guest agent is not configured or not running"),
+    Fact("agent-freeze", _S, "qm guest cmd has fsfreeze-freeze, -status and -thaw"),
+    Fact("agent-paused", _A, "the agent of a paused VM does not answer"),
     Fact("qcow2-inside", _N, "guest qcow2 files are kept raw inside; tools show the same bytes"),
     Fact("tunnel", _N, "remote_migrate and its mtunnel byte streams"),
     Fact("clone-and-move", _N, "clone, move_disk, migrate, vzdump, pools, SDN, firewall"),

@@ -17,21 +17,14 @@ from drivers.simulators.proxmox.access import Caller
 from drivers.simulators.proxmox.config import Job
 from drivers.simulators.proxmox.live import Live, LiveExport
 from drivers.simulators.proxmox.nbd import Export, serve, serve_any
-from drivers.simulators.proxmox.node import Node
-from drivers.simulators.proxmox.params import Fails, Refused, checked, size_bytes
+from drivers.simulators.proxmox.node import Node, Vm
+from drivers.simulators.proxmox.params import Fails, Refused, checked, parse_property, size_bytes
 from drivers.simulators.proxmox.qmp import Monitor
+from drivers.simulators.proxmox.timers import Failed, Timers
 from drivers.simulators.proxmox.work import same_digest, unlocked
 
 ROOT = Caller(user="root@pam")
 _SCRAPS = "/var/tmp/fedctl"  # noqa: S108  # a path on the node
-
-
-class Failed(Exception):
-    """A command ended with this status and these words on stderr."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status, self.text = status, text
 
 
 class SshServer:
@@ -44,7 +37,7 @@ class SshServer:
         self._exports: dict[str, Export] = {}
         self._pid = 50_000
         self._connections: set[asyncssh.SSHServerConnection] = set()
-        self._timers: dict[str, threading.Timer] = {}
+        self._timers = Timers(lambda words: self._qm(words[1:]))
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._listener: asyncssh.SSHAcceptor | None = None
@@ -67,8 +60,7 @@ class SshServer:
 
     def close(self) -> None:
         """End everything, exports and timers too."""
-        for timer in self._timers.values():
-            timer.cancel()
+        self._timers.close()
         if self._thread is None:
             return
         self._run(self._ended())
@@ -78,7 +70,7 @@ class SshServer:
         self._thread = None
 
     def timers(self) -> list[str]:
-        return list(self._timers)
+        return self._timers.units()
 
     def exports(self) -> list[Export]:
         return list(self._exports.values())
@@ -244,6 +236,8 @@ class SshServer:
             return self._exported(words)
         if name == "kill":
             return await self._kill(rest)
+        if name == "timeout":
+            return await self._ran(rest[1:], process)
         if name == "tee":
             return self._tee(rest, await process.stdin.read())
         commands: dict[str, Callable[[list[str]], str]] = {
@@ -256,37 +250,12 @@ class SshServer:
             "touch": self._touch,
             "zfs": self._zfs,
             "rm": self._rm,
-            "systemd-run": self._later,
-            "systemctl": self._stop_unit,
+            "systemd-run": self._timers.start,
+            "systemctl": self._timers.systemctl,
         }
         if name not in commands:
             raise Failed(127, f"bash: line 1: {name}: command not found")
         return await asyncio.to_thread(commands[name], rest)
-
-    def _later(self, words: list[str]) -> str:
-        options = dict(w.removeprefix("--").partition("=")[::2] for w in words if w[:2] == "--")
-        unit, command = options["unit"], [w for w in words if w[:2] != "--"]
-        if unit in self._timers:
-            raise Failed(1, f"Failed to start transient timer unit: Unit {unit}.timer was already"
-                            " loaded or has a fragment file.")  # fmt: skip
-
-        def elapsed() -> None:
-            self._timers.pop(unit, None)
-            with suppress(Failed, Refused, Fails):
-                self._qm(command[1:])
-
-        timer = threading.Timer(float(options["on-active"]), elapsed)
-        timer.daemon = True
-        self._timers[unit] = timer
-        timer.start()
-        return f"Running timer as unit: {unit}.timer\n"
-
-    def _stop_unit(self, words: list[str]) -> str:
-        timer = self._timers.pop(words[-1].removesuffix(".timer"), None)
-        if words[:1] != ["stop"] or timer is None:
-            raise Failed(5, f"Failed to stop {words[-1]}: Unit {words[-1]} not loaded.")
-        timer.cancel()
-        return ""
 
     def _pvesm(self, words: list[str]) -> str:
         storages = self.node.storages
@@ -323,9 +292,27 @@ class SshServer:
                     vm.suspended = False
                     self.node.unpause(vm)
             return ""
+        if words[:2] == ["guest", "cmd"] and len(words) == 4:
+            return self._agent(self.node.vm(int(words[2])), words[3])
         if words[:1] == ["set"] and len(words) >= 4:
             return self._set(int(words[1]), _options(words[2:]))
         raise Failed(255, "ERROR: unknown command 'qm " + " ".join(words) + "'")
+
+    def _agent(self, vm: Vm, command: str) -> str:
+        """A command of the guest agent; what takes longer than anybody waits is cut off."""
+        guests, native = self.node.guests, str(vm.vmid)
+        agent = parse_property(vm.config.get("agent", "0"), default="enabled")
+        if agent.get("enabled") != "1":
+            raise Failed(255, "No QEMU guest agent configured")
+        if vm.suspended or not guests.ping(native):
+            raise Failed(255, "QEMU guest agent is not running")
+        if command == "fsfreeze-status":
+            return "frozen\n" if guests.is_frozen(native) else "thawed\n"
+        if command not in {"fsfreeze-freeze", "fsfreeze-thaw"}:
+            raise Failed(255, f"400 Parameter verification failed.\ncommand: {command}")
+        if not guests.freeze(native, frozen=command == "fsfreeze-freeze"):
+            raise Failed(124, "")
+        return "1\n"
 
     def _set(self, vmid: int, changes: dict[str, str]) -> str:
         vm = self.node.vm(vmid)
