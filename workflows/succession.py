@@ -10,7 +10,7 @@ from controlplane.vault.lives import Lives
 from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
-_LOOK_EVERY = timedelta(seconds=30)
+LOOK_EVERY = timedelta(seconds=30)
 
 
 async def check_present(store: Store, lives: Lives) -> None:
@@ -28,7 +28,7 @@ async def check_present(store: Store, lives: Lives) -> None:
 
 
 async def outlived(
-    store: Store, lives: Lives, stop: asyncio.Event, *, look_every: timedelta = _LOOK_EVERY
+    store: Store, lives: Lives, stop: asyncio.Event, *, look_every: timedelta = LOOK_EVERY
 ) -> None:
     """Returns at `stop`; raises what `check_present` raises, which it asks again and again."""
     await rounds(stop, look_every, lambda: check_present(store, lives))

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from api.gateway.app import gateway, server
+from api.lives import run
 from controlplane.domain.disk import BlockReader
 from controlplane.domain.ids import PointId
 from controlplane.domain.placement import Served
@@ -31,13 +32,14 @@ def main() -> None:
         return bandwidth.to_target_of(served.operation, length)
 
     try:
-        server(
+        serves = server(
             gateway(find=find, open_disk=open_disk, owed=owed),
             host=settings.gateway_host,
             port=settings.gateway_port,
             certificate=settings.gateway_certificate,
             key=settings.gateway_key,
-        ).run()
+        )
+        run(serves, parts)
     finally:
         parts.close()
 

@@ -12,6 +12,7 @@ import uvicorn
 from api.http.app import create_app
 from api.http.feed import Server
 from api.http.settings import HttpSettings
+from api.lives import run
 from controlplane.logs import write_log
 from controlplane.services.assembly import assemble, services
 from controlplane.settings import Settings
@@ -45,7 +46,7 @@ def main() -> None:
             access_log=False,
             server_header=False,
         )
-        Server(config, app.state.feed).run()
+        run(Server(config, app.state.feed), parts)
     finally:
         parts.close()
 
