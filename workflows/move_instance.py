@@ -38,7 +38,7 @@ from workflows.calls import (
 )
 from workflows.ending import before, concluded, unstoppable
 from workflows.failures import problem_of, stops_without_unwinding
-from workflows.options import BEFORE_OFFER, EACH_RETURN
+from workflows.options import BEFORE_OFFER, EACH_RETURN, RETURN_AT_LEAST_EVERY
 from workflows.saga import Saga
 from workflows.source import Source
 from workflows.staging import DiskBytes
@@ -208,13 +208,13 @@ class _Run:
 
         False once all is undone, or something else than the source's return is in the way.
         """
-        patience, nudged, why = BEFORE_OFFER, False, ""
+        patience, pause, nudged, why = BEFORE_OFFER, EACH_RETURN, False, ""
         while True:
             if not nudged:
                 with undoing_within(patience):
                     await self.saga.unwind()
                 patience = EACH_RETURN
-            if not self.source.stays_away:
+            if self.saga.overtaken or not self.source.stays_away:
                 return False
             offer = Offer(
                 operation=str(self.work.operation),
@@ -229,7 +229,9 @@ class _Run:
                     why = f"and going forward failed: {problem_of(failure).message}"
                 else:
                     return True
-            nudged = await self.nudge.within(EACH_RETURN)
+            nudged = await self.nudge.within(pause)
+            # Days of waiting must fit into one history.
+            pause = min(2 * pause, RETURN_AT_LEAST_EVERY)
 
     async def _forward(self) -> None:
         """The proven copy runs again, isolated; its source stays off."""

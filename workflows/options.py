@@ -89,8 +89,9 @@ UNDO: Options = {
 }
 
 # Of a move whose target is proven: how long everything is taken back before a person may decide
-# otherwise, and then how often and how long the return of its source is tried.
+# otherwise, and then how long each return of its source is tried, and how often at the least.
 BEFORE_OFFER, EACH_RETURN = timedelta(minutes=5), timedelta(minutes=1)
+RETURN_AT_LEAST_EVERY = timedelta(minutes=10)
 
 # Tidying up after success: what does not go soon is written down and goes later.
 CLEAN: Options = {

@@ -17,7 +17,8 @@ Undo = Callable[[], Awaitable[object]]
 class Saga:
     """Remembers undos and runs them when its block ends in failure, cancel or deadline.
 
-    `began` tells whether there was anything to undo when it unwound.
+    `began` tells whether there was anything to undo when it unwound; `overtaken`, whether a newer
+    epoch was in the way.
     Unwinding stops at the first undo that fails, which `left` names: a source must not start while
     it is unknown whether its target was stopped. Asked again, it goes on from there.
     """
@@ -27,7 +28,7 @@ class Saga:
         self.left: str = ""
         self.began = False
         self.unwound = False
-        self.superseded = False
+        self.superseded = self.overtaken = False
         self.switched = False
 
     def switch(self) -> None:
@@ -70,6 +71,7 @@ class Saga:
                 await self._undos[-1]()
             except (ActivityError, ApplicationError) as failure:
                 self.left = problem_of(failure).message
+                self.overtaken = stops_without_unwinding(failure)
                 workflow.logger.warning("an undo failed; a person must look")
                 return
             self._undos.pop()

@@ -17,6 +17,7 @@ from controlplane.domain.ids import ArtefactId, derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.plan import DiskPlan, MovePlan
 from controlplane.planning.passes import PassDone, rest
+from controlplane.services.freezing import FROZEN
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, Remove, SetPower
 from workflows.activities.records import RecordActivities, Retain
@@ -25,7 +26,7 @@ from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
 from workflows.calls import ask, call, clean, copy, record, remove, undo, wait
-from workflows.failures import problem_of
+from workflows.failures import problem_of, reason_of
 from workflows.saga import Saga, Undo
 
 T = TypeVar("T")
@@ -133,14 +134,16 @@ class Source:
         """Off and fenced, before another copy goes on in its place.
 
         Where its site does not answer, it is as it was seen last: off and fenced, and nobody was
-        told to start it. What is gone does not run.
+        told to start it. Nothing is done at a frozen site; its survey stops and fences what is no
+        home any more. What is gone does not run.
         """
         off = SetPower(at=self.at("forward: source off"), power=Power.OFF, manner=Manner.HARD)
         try:
             await ask(SiteActivities.set_power, off)
             await ask(SiteActivities.fence, self._fence("forward: fence source"))
         except ActivityError as failure:
-            if problem_of(failure).code not in {Unavailable.code, NotFound.code}:
+            silent = problem_of(failure).code in {Unavailable.code, NotFound.code}
+            if not silent and reason_of(failure) != FROZEN:
                 raise
             workflow.logger.info("the source is gone, or its site does not answer")
 

@@ -13,7 +13,10 @@ from temporalio.worker import Interceptor
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.errors import Unsupported
 from controlplane.domain.instance import Power
+from controlplane.domain.kinds import facts
 from controlplane.domain.operation import DECIDING, Decision, Operation, OperationState, StepState
+from controlplane.domain.resource import Kind
+from controlplane.services.freezing import freeze, thaw
 from controlplane.services.record import decide as note_decision
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, cancelled, counted, run
@@ -135,6 +138,27 @@ async def test_what_its_site_refuses_to_start_is_fenced_again(
     )
     assert_forward(world, op)
     assert "no host left" in move.offers[0]
+
+
+async def test_a_site_that_was_frozen_meanwhile_is_left_to_its_survey(
+    real_client: Client, world: World
+) -> None:
+    """So is each that does not answer for ten minutes."""
+    move = Stranded(real_client, world)
+    site = facts(Kind.SITE).key(HOME, None, None)
+
+    def frozen() -> None:
+        move.goes_away()
+        with world.store.begin() as tx:
+            freeze(tx, tx.resources.get(site), "it was away", now())
+
+    away = FaultAt("wait_power", 2, None, then=frozen)
+    decided = FaultAt("offer", 1, None, then=move.decides)
+    op = await run(real_client, world, move.op, [away, decided])
+    move.comes_back()
+    with world.store.begin() as tx:
+        thaw(tx, tx.resources.get(site), now())
+    assert_forward(world, op)
 
 
 async def test_what_may_have_been_started_is_never_left_behind(
