@@ -12,7 +12,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, RetryState
 from temporalio.workflow import ActivityCancellationType
 
-from workflows.failures import worker_died
+from controlplane.domain.errors import NotFound
+from workflows.failures import problem_of, worker_died
 from workflows.options import (
     ASK,
     CALL,
@@ -122,6 +123,24 @@ async def remove(method: Callable[[Any, A], R], order: A) -> R:
             **UNDO,
         )
     )
+
+
+async def once_more(
+    since: str, prepare: Callable[[], Awaitable[object]], use: Callable[[], Awaitable[R]]
+) -> R:
+    """Prepare and use; once more where the site lost what was prepared, as when its node restarts.
+
+    Stories from before the version `since` give up then.
+    """
+    await prepare()
+    try:
+        return await use()
+    except ActivityError as failure:
+        lost = problem_of(failure).code == NotFound.code
+        if not lost or not workflow.patched(since):
+            raise
+    await prepare()
+    return await use()
 
 
 async def _heeded(do: Awaitable[R]) -> R:

@@ -25,7 +25,7 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
-from workflows.calls import ask, call, clean, copy, record, remove, undo, wait
+from workflows.calls import ask, call, clean, copy, once_more, record, remove, undo, wait
 from workflows.failures import problem_of, reason_of
 from workflows.saga import Saga, Undo
 
@@ -268,27 +268,17 @@ class Source:
             content = DiskSource(
                 volume=disk.volume or "", snapshot=snapshot.at.artefact if snapshot else None
             )
-            await self._step(
-                wait(
-                    SiteActivities.prepare_export,
-                    Export(at=export, source=content, since=since.mark if since else None),
-                ),
-                undo=release,
+            prepare = Export(at=export, source=content, since=since.mark if since else None)
+            order = CopyDisk(
+                at=replace(export, step=f"{label}copy {disk.index}"),
+                point=point,
+                disk=disk.index,
+                domain=self.domain,
+                base=self.point,
             )
-            began = workflow.now()
-            copied.append(
-                await copy(
-                    TransferActivities.copy_disk,
-                    CopyDisk(
-                        at=replace(export, step=f"{label}copy {disk.index}"),
-                        point=point,
-                        disk=disk.index,
-                        domain=self.domain,
-                        base=self.point,
-                    ),
-                )
-            )
-            reading += workflow.now() - began
+            one, took = await self._copy_disk(prepare, order, release)
+            copied.append(one)
+            reading += took
         await copy(
             TransferActivities.commit_point,
             CommitPoint(
@@ -307,6 +297,26 @@ class Source:
                 self._saga.done_with(release)
         self._took(point, copied)
         return reading.total_seconds()
+
+    async def _copy_disk(
+        self, prepare: Export, order: CopyDisk, release: Undo
+    ) -> tuple[Copied, timedelta]:
+        """The copy, and the time spent in reading."""
+        took = timedelta()
+
+        async def read() -> Copied:
+            nonlocal took
+            began = workflow.now()
+            copied = await copy(TransferActivities.copy_disk, order)
+            took = workflow.now() - began
+            return copied
+
+        copied = await once_more(
+            "2026-11-export-again",
+            lambda: self._step(wait(SiteActivities.prepare_export, prepare), undo=release),
+            read,
+        )
+        return copied, took
 
     def _took(self, point: UUID, copied: Sequence[Copied]) -> None:
         self.point = point

@@ -1,15 +1,10 @@
 """Makes an instance at a site from recovery points: images in, volumes, instance, proof."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
-from temporalio import workflow
-from temporalio.exceptions import ActivityError
-
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, VolumeSpec
-from controlplane.domain.errors import NotFound
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.ids import PointId, derived
 from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, Manner, Power
@@ -33,8 +28,7 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import Prove, TransferActivities
-from workflows.calls import call, copy, record, undo, wait
-from workflows.failures import problem_of
+from workflows.calls import call, copy, once_more, record, undo, wait
 from workflows.saga import Saga, Undo
 from workflows.staging import DiskBytes, Staging, Taken
 
@@ -205,7 +199,8 @@ class Target:
         release = self.at(f"{label}release read-back {disk.index}", *artefact)
         gone: Undo = partial(undo, SiteActivities.release_export, release)
         export = self.at(f"{label}read back {disk.index}", *artefact)
-        proof = await _read_back(
+        proof = await once_more(
+            "2026-11-read-back-again",
             lambda: saga.step(
                 wait(SiteActivities.prepare_export, Export(at=export, source=source)), undo=gone
             ),
@@ -298,7 +293,8 @@ class Target:
         gone: Undo = partial(undo, SiteActivities.release_export, release)
         size, expected = disk.size, source.digest
         self.proofs.append(
-            await _read_back(
+            await once_more(
+                "2026-11-read-back-again",
                 lambda: saga.step(
                     wait(SiteActivities.prepare_export, Export(at=export, source=made)), undo=gone
                 ),
@@ -314,21 +310,6 @@ class Target:
             )
         )
         await wait(SiteActivities.release_export, release)
-
-
-async def _read_back(
-    prepare: Callable[[], Awaitable[object]], prove: Callable[[], Awaitable[Proof]]
-) -> Proof:
-    """Once more where the site lost what was prepared, as when its node restarted meanwhile."""
-    await prepare()
-    try:
-        return await prove()
-    except ActivityError as failure:
-        lost = problem_of(failure).code == NotFound.code
-        if not lost or not workflow.patched("2026-11-read-back-again"):
-            raise
-    await prepare()
-    return await prove()
 
 
 async def removed(kind: ArtefactKind, at: At) -> None:

@@ -162,6 +162,27 @@ async def test_a_read_back_that_its_site_lost_is_prepared_again(
     world.close()
 
 
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_an_export_that_its_site_lost_is_prepared_again(
+    client: Client, tmp_path: Path, nth: int
+) -> None:
+    """Of the running source's snapshot, and of the source that was stopped."""
+    world = made(tmp_path)
+    guest = Guest(world)
+
+    def lose() -> None:
+        with world.home.lock:
+            assert world.home.exports
+            world.home.exports.clear()
+
+    lost = FaultAt("prepare_export", nth, None, then=lose)
+    op = await run(client, world, world.ask_move(**WARM), [lost, guest.after("prove")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert lost.hit
+    assert_followed(world, guest)
+    world.close()
+
+
 async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
     client: Client, tmp_path: Path
 ) -> None:
