@@ -46,9 +46,10 @@ async def stuck(client: Client, world: World) -> Operation:
     """A move that failed its acceptance and whose target could not be stopped."""
     world.running_instance(PARTS)
     world.away.guests_boot = False
-    undo = FaultAt("set_power", 3, Fault.BEFORE)
-    op = await run(client, world, world.ask_move(checks=CHECKS), [undo])
-    assert undo.hit
+    # Of a proven target it is tried twice: soon, and then with all patience.
+    undos = [FaultAt("set_power", nth, Fault.BEFORE) for nth in (3, 4)]
+    op = await run(client, world, world.ask_move(checks=CHECKS), undos)
+    assert all(undo.hit for undo in undos)
     assert op.state is OperationState.NEEDS_ATTENTION
     return op
 
