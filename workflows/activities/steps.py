@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 
 from temporalio import activity
+from temporalio.exceptions import CancelledError
 
 from controlplane.domain.errors import FedctlError
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
@@ -99,6 +100,11 @@ class Steps:
             try:
                 yield meter
             except NotYet:
+                raise
+            except CancelledError:
+                told = activity.cancellation_details()
+                if told is not None and told.cancel_requested:  # not a worker that stops
+                    self._end(operation, name, StepState.UNDONE, meter, "told to stop")
                 raise
             except FedctlError as error:
                 # What will be tried again is counted then, as time waited for the provider.
