@@ -65,8 +65,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     For the real server: the one that skips time now and then waits for ever over many tries.
     """
     for patient in (options.UNDO, options.WAIT, options.CLEAN):
-        monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=4))
-    monkeypatch.setattr(options, "BEFORE_OFFER", timedelta(seconds=3))
+        monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
+    monkeypatch.setattr(options, "BEFORE_OFFER", timedelta(seconds=6))
     monkeypatch.setattr(options, "EACH_RETURN", timedelta(seconds=1))
     monkeypatch.setattr(passes, "HELD_PASS", timedelta(seconds=1))
 
