@@ -141,39 +141,20 @@ async def test_what_is_written_on_the_way_arrives(
     world.close()
 
 
-@pytest.mark.parametrize("nth", [2, 4])
-async def test_a_read_back_that_its_site_lost_is_prepared_again(
-    client: Client, tmp_path: Path, nth: int
-) -> None:
-    """Of the whole target, and of what a later pass changed: as when the node restarts."""
-    world = made(tmp_path)
-    guest = Guest(world)
-
-    def lose() -> None:
-        with world.away.lock:
-            assert world.away.exports
-            world.away.exports.clear()
-
-    lost = FaultAt("prepare_export", nth, None, then=lose)
-    op = await run(client, world, world.ask_move(**WARM), [lost, guest.after("prove")])
-    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
-    assert lost.hit
-    assert_followed(world, guest)
-    world.close()
-
-
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize(("site", "nth"), [("home", 1), ("away", 2), ("home", 3), ("away", 4)])
 async def test_an_export_that_its_site_lost_is_prepared_again(
-    client: Client, tmp_path: Path, nth: int
+    client: Client, tmp_path: Path, site: str, nth: int
 ) -> None:
-    """Of the running source's snapshot, and of the source that was stopped."""
+    """As when a node restarts: of the running source's snapshot, of the whole target, of the
+    source that was stopped, and of what a later pass changed."""
     world = made(tmp_path)
     guest = Guest(world)
 
     def lose() -> None:
-        with world.home.lock:
-            assert world.home.exports
-            world.home.exports.clear()
+        losing = world.home if site == "home" else world.away
+        with losing.lock:
+            assert losing.exports
+            losing.exports.clear()
 
     lost = FaultAt("prepare_export", nth, None, then=lose)
     op = await run(client, world, world.ask_move(**WARM), [lost, guest.after("prove")])
