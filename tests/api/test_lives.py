@@ -15,40 +15,47 @@ from controlplane.vault.lives import Lives
 from tests.workflows.world import World
 
 
-async def started(server: uvicorn.Server, serving: asyncio.Future[None]) -> None:
-    while not server.started:
-        assert not serving.done()
-        await asyncio.sleep(0.01)
+class Serving:
+    """A server that serves, of a control plane whose lives are looked at all the time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World.build(folder)
+        self.lives = Lives(self.world.objects, self.world.homes._signer)
+        self.server = server()
+
+    async def begun(self) -> asyncio.Future[None]:
+        look_every = timedelta(milliseconds=10)
+        serving = asyncio.ensure_future(
+            serve(self.server, self.world.store, self.lives, look_every=look_every)
+        )
+        while not self.server.started:
+            assert not serving.done()
+            await asyncio.sleep(0.01)
+        return serving
+
+
+def server() -> uvicorn.Server:
+    return uvicorn.Server(uvicorn.Config(Starlette(), port=0, log_config=None))
 
 
 async def test_a_server_ends_when_a_later_life_begins(tmp_path: Path) -> None:
-    world = World.build(tmp_path)
-    lives = Lives(world.objects, world.homes._signer)
-    server = uvicorn.Server(uvicorn.Config(Starlette(), port=0, log_config=None))
-    serving = asyncio.ensure_future(
-        serve(server, world.store, lives, look_every=timedelta(milliseconds=10))
-    )
-    await started(server, serving)
-    lives.claim(uuid4())
+    old = Serving(tmp_path)
+    serving = await old.begun()
+    old.lives.claim(uuid4())
     with pytest.raises(Conflict, match="life 2 was begun"):
         await asyncio.wait_for(serving, 10)
-    again = uvicorn.Server(uvicorn.Config(Starlette(), port=0, log_config=None))
+    again = server()
     with pytest.raises(Conflict, match="life 2 was begun"):
-        await serve(again, world.store, lives)
+        await serve(again, old.world.store, old.lives)
     assert not again.started
-    world.close()
+    old.world.close()
 
 
 async def test_a_server_of_the_last_life_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    world = World.build(tmp_path)
-    lives = Lives(world.objects, world.homes._signer)
-    server = uvicorn.Server(uvicorn.Config(Starlette(), port=0, log_config=None))
-    serving = asyncio.ensure_future(
-        serve(server, world.store, lives, look_every=timedelta(milliseconds=10))
-    )
-    await started(server, serving)
+    last = Serving(tmp_path)
+    serving = await last.begun()
     await asyncio.sleep(0.05)
     assert not serving.done()
-    server.should_exit = True
+    last.server.should_exit = True
     await asyncio.wait_for(serving, 10)
-    world.close()
+    last.world.close()
