@@ -153,6 +153,7 @@ class Faults:
         self._down = threading.Event()
         self._full = threading.Event()
         self._watchers: list[Callable[[bool], None]] = []
+        self.carried = dict.fromkeys(Direction, 0)  # bytes of disks and images so far
         self.fired: list[str] = []  # what happened, for a test's message and the demo's report
 
     # -- what tests ask for --------------------------------------------------------------------
@@ -239,6 +240,7 @@ class Faults:
     def passed(self, direction: Direction, offset: int, data: bytes) -> bytes:
         """The bytes of a bulk transfer as they arrive: with the asked-for flip, if it is here."""
         with self._lock:
+            self.carried[direction] += len(data)
             offsets = self._corruptions[direction]
             hits = [at for at in offsets if offset <= at < offset + len(data)]
             if not hits:

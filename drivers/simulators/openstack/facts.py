@@ -1,28 +1,15 @@
-"""What this simulator models of OpenStack, where each fact comes from, and what it leaves out."""
+"""What this simulator models of OpenStack, where each fact comes from, and what it leaves out.
 
-from dataclasses import dataclass
-from enum import StrEnum
+What was observed was so at a cloud of release 2026.2; most of it is in the transcripts.
+"""
 
+from drivers.simulators.provenance import Fact, Provenance
 
-class Provenance(StrEnum):
-    OBSERVED = "observed"  # seen on a real cloud of release 2026.2; most are in the transcripts
-    SCHEMA = "schema"  # in the published API reference
-    ASSUMED = "assumed"  # nobody looked yet
-    ABSENT = "not modelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    id: str
-    provenance: Provenance
-    text: str
-
-
-_O, _S, _A, _N = Provenance
+_O, _S, _, _A, _N = Provenance
 
 FACTS = (
     Fact("auth-token", _O, "a token in X-Subject-Token, with expiry and catalogue; 401 without it"),
-    Fact("auth-credential", _S, "application credentials give the roles they were made with"),
+    Fact("auth-credential", _O, "application credentials give the roles they were made with"),
     Fact("auth-expiry", _S, "an expired token answers 401 with WWW-Authenticate"),
     Fact("versions", _O, "compute 2.1-2.104, volume 3.0-3.71; no header means the lowest"),
     Fact("versions-refused", _O, "406 out of range, 400 without sense; the headers echo the wish"),

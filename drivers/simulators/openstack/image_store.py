@@ -10,6 +10,7 @@ from drivers.simulators.openstack import inspection, qcow2
 from drivers.simulators.openstack.cloud import Cloud, found
 from drivers.simulators.openstack.wire import Call, Refusal
 from drivers.simulators.openstack.world import Record, stamp
+from drivers.simulators.sparse import is_zero
 
 
 def missing(ident: str) -> str:
@@ -99,7 +100,7 @@ class ImageStore:
         with self.path(record["id"]).open("wb") as file:
             for block in blocks:
                 data = self._cloud.faults.passed(direction, at, block)
-                if not qcow2.is_zero(data):
+                if not is_zero(data):
                     file.seek(at)
                     file.write(data)
                 at += len(data)

@@ -12,8 +12,9 @@ from urllib.parse import unquote
 from drivers.simulators.faults import Direction
 from drivers.simulators.proxmox.params import Fails, Refused, invalid, size_bytes
 from drivers.simulators.proxmox.routes import Ask, route
-from drivers.simulators.proxmox.storage import IMPORT_NAME, Volume, is_zero
+from drivers.simulators.proxmox.storage import IMPORT_NAME, Volume
 from drivers.simulators.proxmox.tasks import Worker
+from drivers.simulators.sparse import is_zero
 
 _S = "/nodes/{node}/storage"
 _SUMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")

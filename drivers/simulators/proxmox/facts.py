@@ -1,23 +1,6 @@
 """What this simulator models of Proxmox VE, where each fact comes from, and what it leaves out."""
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-
-class Provenance(StrEnum):
-    OBSERVED = "observed"  # seen on a real daemon
-    SCHEMA = "schema"  # in the provider's published API schema
-    DOCS = "docs"  # in the provider's documentation
-    ASSUMED = "assumed"  # nobody looked yet
-    ABSENT = "not modelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    id: str
-    provenance: Provenance
-    text: str
-
+from drivers.simulators.provenance import Fact, Provenance
 
 _O, _S, _D, _A, _N = Provenance
 

@@ -6,18 +6,15 @@ import secrets
 import socket
 import ssl
 import struct
-import sys
-import threading
 import time
-from contextlib import suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drivers.simulators.faults import Call, Direction, Fault, Garbage, Hang, LostAnswer, Reset
 from drivers.simulators.faults import Status as InjectedStatus
+from drivers.simulators.http import Handler, HttpServer
 from drivers.simulators.proxmox import cluster, contents, multipart, snapshots, vms
 from drivers.simulators.proxmox.access import Caller
 from drivers.simulators.proxmox.multipart import Body, Broken
@@ -28,84 +25,16 @@ from drivers.simulators.proxmox.routes import Ask, Upload, vmid_of
 _ROUTES = (*cluster.ROUTES, *contents.ROUTES, *vms.ROUTES, *snapshots.ROUTES)
 _BULK = re.compile(r".*/(upload|download-url)$")
 _LISTS = re.compile(r".*/(qemu|content|resources|tasks|storage|nodes)$")
-_IDLE_SECONDS = 60
 
 
-class ApiServer:
-    """The listening socket; it can go down and come back on the same port."""
-
-    def __init__(self, node: Node, *, port: int, certificate: Path, key: Path) -> None:
-        self.node, self.port = node, port
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Listen; an unset port is chosen once and kept."""
-        self._server = _Server(("127.0.0.1", self.port), self.node, self._context)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name=f"api-{self.node.name}"
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Refuse new connections and cut the open ones."""
-        if self._server is None or self._thread is None:
-            return
-        self._server.ending.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.cut()
-        self._server.server_close()  # joins the connections' threads
-        self._server = None
+def api_server(node: Node, *, port: int, certificate: Path, key: Path) -> HttpServer[Node]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    return HttpServer(_Handler, node, name=f"api-{node.name}", port=port, tls=tls)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    block_on_close = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], node: Node, context: ssl.SSLContext) -> None:
-        self.node, self.context = node, context
-        self.ending = threading.Event()
-        self._open: set[socket.socket] = set()
-        self._guard = threading.Lock()
-        super().__init__(address, _Handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        plain, peer = super().get_request()
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        plain.settimeout(_IDLE_SECONDS)
-        wrapped = self.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        with self._guard:
-            self._open.add(wrapped)
-        return wrapped, peer
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._guard:
-            self._open.discard(request)
-        with suppress(OSError):
-            request.close()
-
-    def cut(self) -> None:
-        with self._guard:
-            for connection in tuple(self._open):
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is its own business; anything else is ours and is shown."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler[Node]):
     server_version = "pve-api-daemon/3.0"
-    sys_version = ""
     wbufsize = -1
 
     def do_GET(self) -> None:
@@ -113,14 +42,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  # the base class's names
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's word
-        """Keep quiet: the tests' own output matters."""
-
     def _served(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
         call = _class_of(self.command, path)
-        faults = self.server.node.faults
+        faults = self.server.site.faults
         changes = self.command != "GET" and call is not Call.LOGIN
         fault = faults.next_for(self.command, path, changes=changes)
         time.sleep(faults.latency(call))
@@ -170,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     # -- one call ------------------------------------------------------------------------------
 
     def _answered(self, path: str, query: str) -> Any:
-        node = self.server.node
+        node = self.server.site
         upload: Upload | None = None
         given = dict(parse_qsl(query, keep_blank_values=True))
         kind = self.headers.get("Content-Type", "")
@@ -219,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             for part in self.headers.get("Cookie", "").split(";")
             if "=" in part
         )
-        return self.server.node.access.caller(
+        return self.server.site.access.caller(
             authorization=self.headers.get("Authorization", ""),
             ticket=unquote(cookies.get("PVEAuthCookie", "")),
             csrf=self.headers.get("CSRFPreventionToken", ""),
@@ -227,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _received(self, kind: str, length: int) -> tuple[dict[str, str], Upload]:
-        node, done = self.server.node, 0
+        node, done = self.server.site, 0
 
         def passed(data: bytes) -> bytes:
             nonlocal done
@@ -243,9 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
         user = given["username"]
         if "@" not in user:
             user = f"{user}@{given.get('realm', 'pam')}"
-        made = self.server.node.access.log_in(user, given["password"])
+        made = self.server.site.access.log_in(user, given["password"])
         if made is None:
-            time.sleep(self.server.node.profile.login_failure_seconds)
+            time.sleep(self.server.site.profile.login_failure_seconds)
             raise Refused(401, "authentication failure")
         ticket, csrf = made
         return {"username": user, "ticket": ticket, "CSRFPreventionToken": csrf, "cap": {}}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drivers.simulators.proxmox.storage import data_ranges
+from drivers.simulators.sparse import data_ranges
 
 GRANULE = 64 << 10
 
@@ -59,6 +59,7 @@ class LiveExport:
     scrap: Scrap
     bitmap_name: str = ""
     bitmap: frozenset[int] | None = None
+    depths: Callable[[int], int] | None = None
     gone: bool = False
     live: "Live"
 

@@ -5,14 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from drivers.simulators.proxmox.params import Fails, Refused
-
-
-class Failed(Exception):
-    """A command ended with this status and these words on stderr."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status, self.text = status, text
+from drivers.simulators.ssh import Failed
 
 
 class Timers:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from controlplane.domain.disk import DiskFormat
 from drivers.simulators.faults import Direction
-from drivers.simulators.proxmox.qcow2 import NotQcow2, Qcow2
+from drivers.simulators.qcow2 import NotQcow2, Qcow2
 from tests.contract.images import CLUSTER, pattern, qcow2
 from tests.simulators.proxmox.test_access import refused
 from tests.simulators.proxmox.test_vms import bytes_of

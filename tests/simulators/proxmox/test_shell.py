@@ -7,7 +7,8 @@ import pytest
 
 from controlplane.domain.disk import MIB, ExtentKind
 from controlplane.domain.errors import Denied, Integrity, Invalid, Unavailable
-from drivers.disks.nbd import NbdConnection, NbdReader, NbdWriter
+from drivers.disks.nbd import NbdConnection
+from drivers.disks.nbd_disk import NbdReader, NbdWriter
 from drivers.disks.ssh import Ssh, fingerprint
 from drivers.simulators.faults import Direction, Hang, LostAnswer, Reset
 from tests.simulators.proxmox.test_vms import bytes_of, write

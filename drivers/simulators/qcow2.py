@@ -15,7 +15,7 @@ _ZERO = 1
 _KNOWN_INCOMPATIBLE = 0b1001  # dirty, compression type
 
 
-class NotQcow2(Exception):
+class NotQcow2(ValueError):
     """The file is no qcow2 image that can be read here; the text says why."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drivers.simulators.faults import Direction, Faults
-from drivers.simulators.proxmox.storage import data_ranges, is_zero
+from drivers.simulators.sparse import data_ranges, is_zero
 
 _OPTION_REPLY = 0x3E889045565A9
 _SIMPLE, _STRUCTURED = 0x67446698, 0x668E33EF
@@ -21,6 +21,7 @@ _READ, _WRITE, _DISCONNECT, _FLUSH, _TRIM, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 
 _EPERM, _EIO, _EINVAL, _ENOSPC = 1, 5, 22, 28
 _LARGEST = 32 << 20
 _BASE_CONTEXT, _CONTEXT_ID, _DIRTY_ID = b"base:allocation", 1, 2
+_DEPTH_CONTEXT, _DEPTH_ID = b"qemu:allocation-depth", 3
 _GRANULE = 64 << 10
 
 
@@ -35,7 +36,10 @@ class Writer(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Export:
-    """A running qemu-nbd: what it serves, and who is connected."""
+    """A running qemu-nbd: what it serves, and who is connected.
+
+    `content` opens what shows where that is not the bytes of the file.
+    """
 
     pid: int
     arguments: list[str]
@@ -44,11 +48,15 @@ class Export:
     description: str
     file: Path
     readonly: bool
+    content: "Callable[[], Content] | None" = None
     clients: set["asyncio.Task[None]"] = field(default_factory=set)
 
 
 class Content(Protocol):
-    """What an export shows; a bitmap's granules are of 64 KiB."""
+    """What an export shows; granules are of 64 KiB.
+
+    `depths` tells in which file of a chain a granule is allocated, from 1; None: it is not told.
+    """
 
     @property
     def size(self) -> int: ...
@@ -58,6 +66,8 @@ class Content(Protocol):
     def bitmap_name(self) -> str: ...
     @property
     def bitmap(self) -> frozenset[int] | None: ...
+    @property
+    def depths(self) -> Callable[[int], int] | None: ...
     def read(self, offset: int, length: int) -> bytes: ...
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]: ...
     def write(self, offset: int, data: bytes) -> None: ...
@@ -65,14 +75,20 @@ class Content(Protocol):
     def close(self) -> None: ...
 
 
-class _File:
-    """A file behind a qemu-nbd."""
+class FileContent:
+    """A file behind a qemu-nbd, maybe with what a bitmap says of it."""
 
-    bitmap_name = ""
-    bitmap: frozenset[int] | None = None
+    depths: Callable[[int], int] | None = None
 
-    def __init__(self, file: Path, *, readonly: bool) -> None:
-        self.readonly = readonly
+    def __init__(
+        self,
+        file: Path,
+        *,
+        readonly: bool,
+        bitmap_name: str = "",
+        bitmap: frozenset[int] | None = None,
+    ) -> None:
+        self.readonly, self.bitmap_name, self.bitmap = readonly, bitmap_name, bitmap
         self._descriptor = os.open(file, os.O_RDONLY if readonly else os.O_RDWR)
         self.size = os.fstat(self._descriptor).st_size
 
@@ -96,7 +112,11 @@ async def serve(export: Export, reader: Reader, writer: Writer, *, faults: Fault
     """Speak NBD for one qemu-nbd until the client leaves."""
 
     def choose(name: str) -> Content | None:
-        return _File(export.file, readonly=export.readonly) if name == export.name else None
+        if name != export.name:
+            return None
+        if export.content is not None:
+            return export.content()
+        return FileContent(export.file, readonly=export.readonly)
 
     await serve_any(choose, [export.name], reader, writer, faults=faults)
 
@@ -132,7 +152,7 @@ class _Session:
     ) -> None:
         self.choose, self.names = choose, names
         self.reader, self.writer, self.faults = reader, writer, faults
-        self.structured = self.context = self.dirty = False
+        self.structured = self.context = self.dirty = self.layered = False
 
     @property
     def it(self) -> Content:
@@ -211,6 +231,9 @@ class _Session:
         if self.it.bitmap is not None and wished in data:
             self.dirty = self.dirty or option == _SET_META
             self._reply(option, _META, struct.pack(">I", _DIRTY_ID) + wished)
+        if self.it.depths is not None and _DEPTH_CONTEXT in data:
+            self.layered = self.layered or option == _SET_META
+            self._reply(option, _META, struct.pack(">I", _DEPTH_ID) + _DEPTH_CONTEXT)
         if _BASE_CONTEXT in data:
             self.context = self.context or option == _SET_META
             self._reply(option, _META, struct.pack(">I", _CONTEXT_ID) + _BASE_CONTEXT)
@@ -247,7 +270,7 @@ class _Session:
             return _ENOSPC if kind in {_WRITE, _WRITE_ZEROES} else _EINVAL
         if kind == _READ and length > _LARGEST:
             return _EINVAL
-        if kind == _BLOCK_STATUS and not ((self.context or self.dirty) and length):
+        if kind == _BLOCK_STATUS and not ((self.context or self.dirty or self.layered) and length):
             return _EINVAL
         known = {_READ, _WRITE, _FLUSH, _TRIM, _WRITE_ZEROES, _BLOCK_STATUS}
         return 0 if kind in known else _EINVAL
@@ -274,8 +297,13 @@ class _Session:
         self._done(cookie)
 
     def _status(self, cookie: int, offset: int, length: int) -> None:
+        bitmap, depths = self.it.bitmap or frozenset(), self.it.depths
         if self.dirty:
-            self._told(cookie, _DIRTY_ID, self._dirty(offset, length), last=not self.context)
+            dirty = self._granules(offset, length, lambda number: int(number in bitmap))
+            self._told(cookie, _DIRTY_ID, dirty, last=not (self.context or self.layered))
+        if self.layered and depths is not None:
+            depth = self._granules(offset, length, depths)
+            self._told(cookie, _DEPTH_ID, depth, last=not self.context)
         if not self.context:
             return
         at, end, parts = offset, offset + length, b""
@@ -291,14 +319,14 @@ class _Session:
             parts += struct.pack(">II", end - at, 3)
         self._told(cookie, _CONTEXT_ID, parts, last=True)
 
-    def _dirty(self, offset: int, length: int) -> bytes:
-        """Runs of the bitmap; 1 is dirty."""
-        bitmap, at, parts = self.it.bitmap or frozenset(), offset, b""
+    def _granules(self, offset: int, length: int, flags: Callable[[int], int]) -> bytes:
+        """Runs of granules with the same flags."""
+        at, parts = offset, b""
         while at < offset + length and len(parts) < 8 * 1024:
-            begin, dirty = at, at // _GRANULE in bitmap
-            while at < offset + length and (at // _GRANULE in bitmap) == dirty:
+            begin, here = at, flags(at // _GRANULE)
+            while at < offset + length and flags(at // _GRANULE) == here:
                 at = min((at // _GRANULE + 1) * _GRANULE, offset + length)
-            parts += struct.pack(">II", at - begin, int(dirty))
+            parts += struct.pack(">II", at - begin, here)
         return parts
 
     def _told(self, cookie: int, context: int, parts: bytes, *, last: bool) -> None:
