@@ -1,7 +1,8 @@
 """A shell and forwarded sockets of another host: asyncssh behind a synchronous face.
 
-One connection with an event loop in a thread of its own. The host key is pinned: there is no
-trust on first use here, that happened when the site was registered.
+One connection with an event loop in a thread of its own. The host key is pinned, which happened
+when the site was registered; where a host gets a new one with each boot, the caller says so with
+None, and pins what it was told (`Ssh.fingerprint`) until the next.
 """
 
 import asyncio
@@ -19,17 +20,18 @@ import asyncssh
 from controlplane.domain.errors import Denied, Integrity, Invalid, Unavailable
 
 T = TypeVar("T")
+_PART, _LARGEST = 1 << 16, 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshAccess:
-    """Where to log in and as whom. `host_key` is `SHA256:...` or a public key line."""
+    """Where to log in and as whom. `host_key` is `SHA256:...` or a public key line; None: any."""
 
     host: str
     port: int
     user: str
     private_key: str
-    host_key: str
+    host_key: str | None
 
     def __repr__(self) -> str:
         return f"SshAccess({self.user}@{self.host}:{self.port})"
@@ -83,6 +85,12 @@ class Ssh:
             raise
 
     @property
+    def fingerprint(self) -> str:
+        """`SHA256:...` of the key that the far host showed."""
+        key = self._connection.get_server_host_key()
+        return "" if key is None else key.get_fingerprint()
+
+    @property
     def alive(self) -> bool:
         """Whether the connection still stands, as far as this end knows."""
         return self._open and not self._connection.is_closed()
@@ -91,11 +99,15 @@ class Ssh:
         """Run one command line of the far shell and wait for its end."""
 
         async def ran() -> Ran:
-            done = await self._connection.run(command, input=stdin, check=False)
-            status = -1 if done.exit_status is None else done.exit_status
-            if status < 0 and not done.exit_signal:
+            async with self._connection.create_process(
+                command, input=stdin, errors="replace"
+            ) as running:
+                out, err = await asyncio.gather(_all(running.stdout), _all(running.stderr))
+                await running.wait_closed()
+            status = -1 if running.exit_status is None else running.exit_status
+            if status < 0 and not running.exit_signal:
                 raise ConnectionResetError("the connection ended before the command's answer")
-            return Ran(status=status, out=str(done.stdout or ""), err=str(done.stderr or ""))
+            return Ran(status=status, out=out, err=err)
 
         return self._await(ran(), timeout or self._timeout)
 
@@ -189,9 +201,9 @@ class Ssh:
 
 
 class _Pinned(asyncssh.SSHClient):
-    """Accept one host key and no other."""
+    """Accept one host key and no other, unless any will do."""
 
-    def __init__(self, expected: str) -> None:
+    def __init__(self, expected: str | None) -> None:
         self._expected = expected
 
     def validate_host_public_key(
@@ -201,7 +213,15 @@ class _Pinned(asyncssh.SSHClient):
         port: int,  # noqa: ARG002  # the key decides alone
         key: asyncssh.SSHKey,
     ) -> bool:
-        return key.get_fingerprint() == fingerprint(self._expected)
+        return self._expected is None or key.get_fingerprint() == fingerprint(self._expected)
+
+
+def public_key(private_key: str) -> str:
+    """The public key line of a private key. Invalid."""
+    try:
+        return asyncssh.import_private_key(private_key).export_public_key().decode().strip()
+    except (asyncssh.KeyImportError, ValueError) as e:
+        raise Invalid("the ssh private key cannot be read: store another") from e
 
 
 def fingerprint(host_key: str) -> str:
@@ -221,8 +241,20 @@ def _nobody(host: str, addr: str, port: int) -> tuple[list[str], ...]:  # noqa: 
     return [], [], [], [], [], [], []
 
 
+async def _all(stream: asyncssh.SSHReader[str]) -> str:
+    """What a command prints, to its end; an OSError where that is more than any of ours does."""
+    parts, length = list[str](), 0
+    while part := await stream.read(_PART):
+        parts.append(part)
+        length += len(part)
+        if length > _LARGEST:
+            raise ConnectionAbortedError(f"the command printed more than {_LARGEST} characters")
+    return "".join(parts)
+
+
 async def _rest_cancelled() -> None:
     rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.sleep(0)  # what they closed is told so before the loop ends

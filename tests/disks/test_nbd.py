@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from controlplane.domain.disk import Extent, ExtentKind
 from controlplane.domain.errors import Denied, Exhausted, Invalid, NotFound, Unavailable
-from drivers.disks.nbd import NbdConnection, NbdReader, NbdWriter
+from drivers.disks.nbd import NbdConnection
+from drivers.disks.nbd_disk import NbdReader, NbdWriter
 from drivers.simulators.faults import STEADY, Faults
-from drivers.simulators.proxmox.nbd import Export, serve
+from drivers.simulators.nbd import Export, serve
 
 SIZE = 6 << 20
 
@@ -394,8 +395,8 @@ def test_a_silent_server_is_given_up():
         take(stream, 10_000)
 
     with scripted(answer) as stream:
-        connection = NbdConnection(stream, "disk", where="here")
         stream.settimeout(0.1)
+        connection = NbdConnection(stream, "disk", where="here")
         with pytest.raises(Unavailable):
             connection.read_each([(0, 512)])[0]
         connection.close()

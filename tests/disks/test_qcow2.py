@@ -1,4 +1,4 @@
-"""qcow2: our reader and our synthesised files against each other and against qemu-img."""
+"""qcow2: our reader and our synthesised files against each other, qemu-img and dissect."""
 
 import io
 import json
@@ -95,6 +95,22 @@ def test_our_reader_reads_our_files_at_any_range(size, seed, grain, data):
     for extent in reader.extents():
         if extent.kind is ExtentKind.ZERO:
             assert not any(padded[extent.offset : extent.offset + extent.length])
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 40 * CLUSTER), seed=st.integers(0, 1000), data=st.data())
+def test_dissect_reads_our_files(size, seed, data):
+    """A reader of others', written for another purpose."""
+    dissect = pytest.importorskip(
+        "dissect.hypervisor.disk.qcow2", reason="dissect is not installed"
+    )
+    content = disk(seed, size)
+    image = Qcow2Image(Memory(content, grain=CLUSTER))
+    opened = dissect.QCow2(io.BytesIO(whole(image))).open()
+    assert opened.size == image.disk_size
+    at = data.draw(st.integers(0, size))
+    opened.seek(at)
+    assert opened.read(size - at) == content[at:]
 
 
 @needs_qemu
