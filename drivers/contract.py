@@ -22,12 +22,13 @@ facets (the contract suite has a test for each; callers may rely on nothing else
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
 from controlplane.domain.answer import Answer
-from controlplane.domain.artefact import Found
+from controlplane.domain.artefact import ArtefactKind, Found
+from controlplane.domain.discovery import Discovered
 from controlplane.domain.disk import (
     BlockReader,
     BlockWriter,
@@ -42,7 +43,7 @@ from controlplane.domain.disk import (
 )
 from controlplane.domain.errors import Unsupported
 from controlplane.domain.fence import FenceProof
-from controlplane.domain.instance import InstanceSeen, InstanceSpec, Manner, Power
+from controlplane.domain.instance import InstanceSeen, InstanceSpec, Manner, Power, Traits
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability, Catalogue, Health, Limits, QuotaSeen
 
@@ -74,14 +75,22 @@ class Driver(ABC):
 
 class Instances(Driver):
     @abstractmethod
-    def reserve(self, owner: OwnerTag) -> str | None:
+    def reserve(self, owner: OwnerTag, promised: Collection[str] = ()) -> str | None:
         """An anchor to be stored before `create`, or None where the provider has none.
 
-        Changes nothing at the site. A second call may answer another anchor.
+        It is none of those in `promised`, which others of ours hold for what they did not create
+        yet. Changes nothing at the site. A second call may answer another anchor.
         """
 
     @abstractmethod
     def find(self, owner: OwnerTag, anchor: str | None = None) -> Answer[InstanceSeen]: ...
+
+    @abstractmethod
+    def traits(self, owner: OwnerTag) -> Traits:
+        """What of the instance may hold it where it is, or get lost on the way. NotFound.
+
+        Nothing of our own making is told: no fence, no snapshot, no device of ours.
+        """
 
     @abstractmethod
     def create(self, owner: OwnerTag, spec: InstanceSpec) -> str:
@@ -203,7 +212,8 @@ class DiskExport(Driver):
         """Take the next step towards a readable export; call again until READY.
 
         Each call makes at most one change at the site and is safe to repeat. The source must not be
-        written meanwhile: a snapshot, a volume of a stopped instance, or an unattached volume.
+        written meanwhile: a snapshot, a volume of a stopped instance, or an unattached volume. Its
+        tag names the same instance as the snapshot's does.
         """
 
     @abstractmethod
@@ -303,6 +313,37 @@ class Pausing(Driver):
         """It goes on where it was held, its file systems thawed; running or off is fine."""
 
 
+class Adoption(Driver):
+    """Machines that were not made by us are found, and carry our tag from then on.
+
+    `kind` is INSTANCE, or VOLUME where disks come first. Nothing but tags changes: what runs goes
+    on running.
+    """
+
+    @abstractmethod
+    def discovered(self) -> Iterator[Discovered]:
+        """Every instance at the site that carries no owner tag, templates aside.
+
+        Raises Unavailable when the listing is partial. Changes nothing.
+        """
+
+    @abstractmethod
+    def adopt(self, owner: OwnerTag, kind: ArtefactKind, ref: str) -> None:
+        """Write the tag on the object `ref`; it is found by it once the site has settled.
+
+        Conflict with reason `taken` when it carries another tag, also when two write at once: then
+        nothing of this one stays. NotFound when it is gone.
+        """
+
+    @abstractmethod
+    def disown(self, owner: OwnerTag, kind: ArtefactKind, ref: str) -> None:
+        """Take the tag, and every other mark of ours, off the object `ref`.
+
+        It is looked at itself, not in a listing: a tag that does not show yet goes, too. Without
+        that tag, or gone, is fine.
+        """
+
+
 FACETS: dict[Capability, type[Driver]] = {
     Capability.INSTANCES: Instances,
     Capability.VOLUMES: Volumes,
@@ -317,7 +358,11 @@ FACETS: dict[Capability, type[Driver]] = {
     Capability.GUEST_AGENT: GuestAgent,
     Capability.PAUSING: Pausing,
     Capability.QUOTA: Quota,
+    Capability.ADOPTION: Adoption,
 }
+
+TAKEN = "taken"
+"""The reason of the Conflict when somebody else's tag stands on what was to be adopted."""
 
 F = TypeVar("F", bound=Driver)
 

@@ -11,8 +11,11 @@ from drivers.contract import Driver
 # Each class is called with one SiteAccess and answers an open driver (logging in may be lazy).
 DRIVERS: dict[ProviderKind, str] = {
     ProviderKind.FAKE: "drivers.fake.driver:FakeDriver",
+    ProviderKind.OPENNEBULA: "drivers.opennebula.driver:OpenNebulaDriver",
     ProviderKind.OPENSTACK: "drivers.openstack.driver:OpenStackDriver",
+    ProviderKind.OVHCLOUD: "drivers.ovhcloud.driver:OvhcloudDriver",
     ProviderKind.PROXMOX: "drivers.proxmox.driver:ProxmoxDriver",
+    ProviderKind.XCPNG: "drivers.xcpng.driver:XcpngDriver",
 }
 # Where an option of the site chooses among classes, a function does.
 CHOOSERS: dict[ProviderKind, str] = {ProviderKind.FAKE: "drivers.fake.driver:open_fake"}

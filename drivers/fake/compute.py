@@ -1,8 +1,10 @@
 """Instances at a fake site: making, powering, fencing and hearing them."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
+from itertools import count
 from uuid import uuid4
 
 from controlplane.domain.answer import Absent, Answer, Seen
@@ -17,6 +19,8 @@ from controlplane.domain.instance import (
     InstanceState,
     Manner,
     Power,
+    Trait,
+    Traits,
 )
 from controlplane.domain.network import NicSeen, NicSpec
 from controlplane.domain.owner import OwnerTag
@@ -28,11 +32,12 @@ from drivers.fake.site import FakeInstance, FakeSite, FakeVolume
 
 
 class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausing):
-    def reserve(self, owner: OwnerTag) -> str | None:
+    def reserve(self, owner: OwnerTag, promised: Collection[str] = ()) -> str | None:
         with self._call("reserve", owner) as site:
             if self.limits.create_order is CreateOrder.DISKS_FIRST:
                 return None
-            return str(site.number())
+            taken = {*_anchors(site), *promised}
+            return next(anchor for n in count(100) if (anchor := str(n)) not in taken)
 
     def find(self, owner: OwnerTag, anchor: str | None = None) -> Answer[InstanceSeen]:
         del anchor  # the tag alone finds it here
@@ -40,10 +45,14 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
             if stale := site.stale():
                 return stale
             if it := site.instances.get(owner.artefact):
-                return Seen(_seen(it, settled=it.settled()))
+                return Seen(seen(it, settled=it.settled()))
             if ghost := site.lingering(owner, FakeInstance):
-                return Seen(_seen(ghost, settled=False))
+                return Seen(seen(ghost, settled=False))
             return Absent()
+
+    def traits(self, owner: OwnerTag) -> Traits:
+        with self._call("traits", owner) as site:
+            return Traits(looked=frozenset(Trait), found=self._look(site, owner).traits)
 
     def create(self, owner: OwnerTag, spec: InstanceSpec) -> str:
         with self._call("create", owner) as site:
@@ -215,8 +224,7 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
             )
         if site.catalogue.skus and spec.sku not in {sku.name for sku in site.catalogue.skus}:
             raise Invalid(f"site {site.name} has no sku {spec.sku!r}: choose one that it lists")
-        taken = {i.anchor for i in site.instances.values()} | site.foreign_anchors
-        if spec.anchor is not None and spec.anchor in taken:
+        if spec.anchor is not None and spec.anchor in _anchors(site):
             raise Conflict(
                 f"anchor {spec.anchor} at {site.name} belongs to something else: reserve another",
                 reason="anchor-taken",
@@ -280,7 +288,7 @@ def _nic(site: FakeSite, nic: NicSpec) -> NicSeen:
     return NicSeen(network=nic.network, mac=mac, address=address, isolated=nic.isolated)
 
 
-def _seen(it: FakeInstance, *, settled: bool) -> InstanceSeen:
+def seen(it: FakeInstance, *, settled: bool) -> InstanceSeen:
     state = InstanceState.READY if settled else InstanceState.WORKING
     return InstanceSeen(
         ref=it.ref,
@@ -297,6 +305,10 @@ def _seen(it: FakeInstance, *, settled: bool) -> InstanceSeen:
         fenced=it.fenced,
         why=it.broken,
     )
+
+
+def _anchors(site: FakeSite) -> set[str | None]:
+    return {i.anchor for i in site.instances.values()} | site.foreign_anchors
 
 
 def _console(site: FakeSite, it: FakeInstance) -> str:

@@ -7,6 +7,7 @@ from controlplane.domain.fence import FenceLevel
 from controlplane.domain.instance import Firmware
 from controlplane.domain.site import Changes, CreateOrder, Limits, SiteAccess
 from drivers.contract import Driver
+from drivers.fake.adoption import FakeAdoption
 from drivers.fake.compute import FakeInstances
 from drivers.fake.images import FakeImages
 from drivers.fake.storage import FakeSnapshots, FakeTransfers, FakeVolumes
@@ -26,13 +27,17 @@ LIMITS = Limits(
 )
 
 
-class FakeInstanceFirstDriver(FakeInstances, FakeImages, FakeSnapshots, FakeTransfers):
+class FakeInstanceFirstDriver(
+    FakeInstances, FakeImages, FakeSnapshots, FakeTransfers, FakeAdoption
+):
     """Makes volumes with the instance, and guards a create by an anchor."""
 
     limits = replace(LIMITS, create_order=CreateOrder.INSTANCE_FIRST)
 
 
-class FakeDriver(FakeInstances, FakeVolumes, FakeImages, FakeSnapshots, FakeTransfers):
+class FakeDriver(
+    FakeInstances, FakeVolumes, FakeImages, FakeSnapshots, FakeTransfers, FakeAdoption
+):
     """Makes an instance around volumes that were made before."""
 
     limits = LIMITS

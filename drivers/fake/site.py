@@ -1,20 +1,21 @@
 """The state of a fake site: what was made there, what it offers, and how it misbehaves."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Lock, RLock
 from typing import TypeVar
+from uuid import uuid4
 
 import httpx
 
 from controlplane.domain.answer import Unknown
 from controlplane.domain.artefact import ArtefactKind
-from controlplane.domain.disk import DiskSource, ImageSource, ImageState, VolumeSpec
+from controlplane.domain.disk import MIB, DiskSource, ImageSource, ImageState, VolumeSpec
 from controlplane.domain.errors import FedctlError, Invalid, NotFound, superseded
-from controlplane.domain.ids import ArtefactId
-from controlplane.domain.instance import InstanceSpec, Power
-from controlplane.domain.network import NetworkSeen, NicSeen
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
+from controlplane.domain.instance import DiskPlace, InstanceSpec, Power, Size, TraitSeen
+from controlplane.domain.network import NetworkSeen, NicSeen, NicSpec
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability, Catalogue, QuotaSeen, StorageSeen
 from drivers.fake.disk import FakeDisk, Grant
@@ -80,6 +81,7 @@ class FakeInstance(Thing):
     boots: int = 0
     anchor: str | None = None
     broken: str = ""
+    traits: tuple[TraitSeen, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,6 +152,8 @@ class FakeSite:
     exports: dict[ArtefactId, FakeExport] = field(default_factory=dict)
     networks: dict[ArtefactId, FakeNetwork] = field(default_factory=dict)
     ghosts: dict[ArtefactId, Thing] = field(default_factory=dict)
+    strangers: dict[str, FakeInstance] = field(default_factory=dict)
+    strange_volumes: dict[str, FakeVolume] = field(default_factory=dict)
     writers: dict[str, Grant] = field(default_factory=dict)
     foreign_anchors: set[str] = field(default_factory=set)
     calls: list[tuple[str, ArtefactId | None]] = field(default_factory=list)
@@ -175,6 +179,51 @@ class FakeSite:
         """The next `finds` looks answer Unknown, and `owned` is Unavailable."""
         with self.lock:
             self._stale = finds
+
+    def appear(
+        self,
+        name: str,
+        *contents: bytes,
+        power: Power = Power.ON,
+        traits: tuple[TraitSeen, ...] = (),
+    ) -> str:
+        """A machine that nobody made through us, with a disk of each content; its ref."""
+        with self.lock:
+            owner = OwnerTag(
+                artefact=ArtefactId(uuid4()),
+                instance=InstanceId(uuid4()),
+                operation=OperationId(uuid4()),
+                epoch=1,
+            )
+            volumes = []
+            for number, data in enumerate(contents):
+                disk = FakeDisk(size=-(-len(data) // MIB) * MIB)
+                disk.write(0, data)
+                spec = VolumeSpec(name=f"{name}-{number}", size=disk.size)
+                tag = replace(owner, artefact=ArtefactId(uuid4()))
+                ref = f"vol-{self.number()}"
+                volumes.append(FakeVolume(owner=tag, epoch=0, ref=ref, spec=spec, disk=disk))
+            network = self.catalogue.networks[0].ref
+            mac = f"52:54:00:00:00:{self.number() % 256:02x}"
+            it = FakeInstance(
+                owner=owner,
+                epoch=0,
+                ref=f"vm-{self.number()}",
+                spec=InstanceSpec(
+                    name=name,
+                    size=Size(cpus=1, memory=256 * MIB),
+                    disks=tuple(DiskPlace(size=v.disk.size, volume=v.ref) for v in volumes),
+                    nics=(NicSpec(network=network, mac=mac),),
+                ),
+                volumes=volumes,
+                nics=[NicSeen(network=network, mac=mac, address=None, isolated=False)],
+                power=power,
+                boots=int(power is Power.ON),
+                traits=traits,
+            )
+            self.strangers[it.ref] = it
+            self.strange_volumes.update({v.ref: v for v in volumes})
+            return it.ref
 
     def running_overlaps(self) -> tuple[Overlap, ...]:
         """Each moment at which two copies of an instance ran, one of them here."""
@@ -216,7 +265,7 @@ class FakeSite:
         yield None, dict(self.networks)
 
     def volume_of(self, ref: str) -> FakeVolume:
-        return by_ref(self.volumes, ref, "volume")
+        return self.strange_volumes.get(ref) or by_ref(self.volumes, ref, "volume")
 
     def instance_of(self, ref: str) -> FakeInstance:
         return by_ref(self.instances, ref, "instance")
@@ -249,12 +298,13 @@ class FakeSite:
             return None
         return thing
 
-    def record(self, it: FakeInstance) -> None:
+    def record(self, it: FakeInstance, *, on: bool | None = None) -> None:
+        """What it does now; `on` says it of one that nobody watches any more."""
         HISTORY.record(
             site=self.name,
             artefact=it.owner.artefact,
             instance=it.owner.instance,
-            on=it.power is Power.ON,
+            on=it.power is Power.ON if on is None else on,
             connected=any(not nic.isolated for nic in it.nics),
         )
 

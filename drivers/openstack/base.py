@@ -30,6 +30,7 @@ class Site(Quota):
     limits: Limits
 
     def __init__(self, access: SiteAccess) -> None:
+        self.site = access.site
         self._client = Client(access)
         self._by_password = "username" in access.secrets
 
@@ -64,14 +65,15 @@ class Site(Quota):
             for flavor in flavors
             if not flavor.get("OS-FLV-DISABLED:disabled")
         ]
-        cidrs: dict[str, str] = {}
+        cidrs: dict[str, list[str]] = {}
         for subnet in client.listing("network", "/subnets", "subnets", what="subnets"):
-            cidrs.setdefault(str(subnet.get("network_id")), str(subnet.get("cidr")))
+            cidrs.setdefault(str(subnet.get("network_id")), []).append(str(subnet.get("cidr")))
         networks = [
             NetworkSeen(
                 ref=str(network["id"]),
                 name=str(network.get("name")),
-                cidr=cidrs.get(str(network["id"]), ""),
+                cidr=next(iter(cidrs.get(str(network["id"]), ())), ""),
+                addresses=mapping.addresses(cidrs.get(str(network["id"]), ())),
             )
             for network in client.listing("network", "/networks", "networks", what="networks")
             if not network.get("router:external")

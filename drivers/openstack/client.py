@@ -15,7 +15,6 @@ from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 from openstack import exceptions as sdk_errors
 from openstack.connection import Connection
-from requests.adapters import HTTPAdapter
 
 from controlplane.domain.errors import (
     Denied,
@@ -27,6 +26,7 @@ from controlplane.domain.errors import (
 )
 from controlplane.domain.site import SiteAccess
 from drivers.openstack.meaning import meaning
+from drivers.wire import UNREADABLE, guard
 
 Payload = dict[str, Any]
 
@@ -36,25 +36,7 @@ VOLUME: Final = ((3, 27), (3, 59))
 PAGE: Final = 500
 
 _DETAIL: Final = 500
-
-
-class _Pinned(HTTPAdapter):
-    """Accept one certificate by its SHA-256 fingerprint."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-        super().__init__()
-
-    def init_poolmanager(
-        self,
-        connections: int,
-        maxsize: int,
-        block: bool = False,  # noqa: FBT001, FBT002  # requests' own signature
-        **pool: object,
-    ) -> None:
-        super().init_poolmanager(
-            connections, maxsize, block, assert_fingerprint=self._fingerprint, **pool
-        )
+_REDIRECTS: Final = 3
 
 
 class Client:
@@ -78,8 +60,9 @@ class Client:
         """The SDK on a session of ours, so that it reads no environment and no cloud files."""
         transport = requests.Session()
         verify: bool | str = self._access.options.get("ca_file") or True
-        if pin := self._access.pins.get("tls"):
-            transport.mount("https://", _Pinned(pin))
+        pin = self._access.pins.get("tls", "")
+        guard(transport, fingerprint=pin)
+        if pin:
             verify = False  # the fingerprint decides, whoever signed the certificate
         session = Session(
             auth=self._login(),
@@ -87,6 +70,7 @@ class Client:
             timeout=self._timeout,
             verify=verify,
             app_name="fedctl",
+            redirect=_REDIRECTS,
         )
         return Connection(
             session=session,
@@ -340,7 +324,7 @@ class Client:
                 " effect is unknown: ask again",
                 detail=self._hidden(str(e)),
             ) from e
-        except (ValueError, LookupError, TypeError, AttributeError) as e:
+        except UNREADABLE as e:
             raise Unavailable(
                 f"{at}: the answer cannot be understood: is the URL that of an OpenStack?",
                 detail=f"{type(e).__name__}: {self._hidden(str(e))}",

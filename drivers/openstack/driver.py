@@ -4,13 +4,16 @@ from controlplane.domain.disk import GIB, DiskFormat
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.instance import Firmware
 from controlplane.domain.site import CreateOrder, Limits
+from drivers.openstack.adoption import AdoptedServers
 from drivers.openstack.exports import Exports
 from drivers.openstack.fences import FencedServers
 from drivers.openstack.images import Images
 from drivers.openstack.networks import OwnNetworks
+from drivers.readable import readable
 
 
-class OpenStackDriver(FencedServers, Exports, Images, OwnNetworks):
+@readable
+class OpenStackDriver(AdoptedServers, FencedServers, Exports, Images, OwnNetworks):
     """One open connection to a project of an OpenStack site; the card names its settings."""
 
     limits = Limits(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from ipaddress import ip_network
 from typing import Any, Final
 
 from controlplane.domain.artefact import ArtefactKind, Found
@@ -27,7 +28,7 @@ from controlplane.domain.instance import (
     Power,
     Size,
 )
-from controlplane.domain.network import NicSeen
+from controlplane.domain.network import NicSeen, Span
 from controlplane.domain.owner import OwnerTag
 
 Payload = Mapping[str, Any]
@@ -37,6 +38,7 @@ OURS: Final = "fedctl"  # a tag, and the key of the owner's text in metadata
 FENCED: Final = "fedctl.fenced"
 NEW: Final = "fedctl.new"  # the site starts what it creates: to be stopped as soon as it runs
 FRESH: Final = "fedctl.fresh"  # stopped after its creation, never started by us
+_MARK: Final = re.compile(r"fedctl\.[0-9a-f]{32}")
 _EPOCH: Final = re.compile(r"fedctl\.epoch\.(\d+)")
 
 VOLUME_ID: Final = "fedctl-volume"  # metadata keys: which object of ours this is
@@ -59,6 +61,10 @@ _HELD: Final = {"in-use", "attaching", "detaching", "reserved"}
 def mark(artefact: ArtefactId) -> str:
     """The text by which all parts of one artefact are found."""
     return f"{OURS}.{artefact.hex}"
+
+
+def is_mark(tag: str) -> bool:
+    return bool(_MARK.fullmatch(tag))
 
 
 def epoch_tag(epoch: int) -> str:
@@ -105,8 +111,9 @@ def port_name(owner: OwnerTag, number: int) -> str:
 
 
 def port_number(port: Payload) -> int:
-    number = str(port.get("name")).rpartition(".")[2]
-    return int(number) if number.isdecimal() else 0
+    """Which nic a port is; 0 for one that was not made by us."""
+    whose, _, number = str(port.get("name")).rpartition(".")
+    return int(number) if number.isdecimal() and owner_of(whose) else 0
 
 
 def port_owner(port: Payload) -> OwnerTag | None:
@@ -165,6 +172,12 @@ def state(server: Payload) -> InstanceState:
 def bus(volume: Payload) -> DiskBus:
     told = (volume.get("volume_image_metadata") or {}).get("hw_disk_bus")
     return DiskBus(told) if told in set(DiskBus) else DiskBus.VIRTIO
+
+
+def firmware_of(volume: Payload) -> Firmware:
+    """The firmware that a boot volume's image metadata give its server."""
+    told = (volume.get("volume_image_metadata") or {}).get("hw_firmware_type")
+    return Firmware.UEFI if told == "uefi" else Firmware.BIOS
 
 
 def nic(port: Payload) -> NicSeen:
@@ -293,6 +306,15 @@ def block_devices(disks: Iterable[tuple[str, DiskBus]]) -> list[dict[str, Any]]:
         }
         for number, (ref, wished) in enumerate(disks)
     ]
+
+
+def addresses(cidrs: Iterable[str]) -> tuple[Span, ...] | None:
+    """What the subnets of a network hold; None where one of them cannot be read."""
+    try:
+        nets = [ip_network(cidr, strict=False) for cidr in cidrs]
+    except ValueError:
+        return None
+    return tuple(Span(first=str(net[0]), last=str(net[-1])) for net in nets)
 
 
 def user_data(ssh_keys: Iterable[str], given: str) -> str | None:

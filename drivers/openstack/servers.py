@@ -7,6 +7,7 @@ ours: they are made first (isolated where that is wished) and can go only after 
 because Nova lets them change while a server is locked.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 
 from controlplane.domain.answer import Absent, Answer, Seen, Unknown
@@ -16,10 +17,12 @@ from controlplane.domain.instance import (
     InstanceSpec,
     Manner,
     Power,
+    Traits,
 )
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import Instances
 from drivers.openstack import mapping
+from drivers.openstack import traits as found
 from drivers.openstack.base import Site
 from drivers.openstack.mapping import Payload
 
@@ -27,9 +30,9 @@ RETIRED = "fedctl.retired"  # a tag of ports whose server was deleted by us
 
 
 class Servers(Site, Instances):
-    def reserve(self, owner: OwnerTag) -> str | None:
+    def reserve(self, owner: OwnerTag, promised: Collection[str] = ()) -> str | None:
         """None: the ports and the boot volume, made first, are what guards a create here."""
-        del owner
+        del owner, promised
         return None
 
     # Looking.
@@ -62,10 +65,16 @@ class Servers(Site, Instances):
         return server
 
     def _ports(self, owner: OwnerTag) -> list[Payload]:
-        """The ports of ours, in the order of the wish; their description tells from the first."""
-        query = {"description": mapping.mark(owner.artefact)}
-        found = self._client.listing("network", "/ports", "ports", what="ports", params=query)
-        return sorted(found, key=mapping.port_number)
+        """The ports of ours, in the order of the wish.
+
+        The description of those that we made tells from the first; adopted ones keep their own.
+        """
+        mark = mapping.mark(owner.artefact)
+        found: dict[str, Payload] = {}
+        for query in ({"description": mark}, {"tags": mark}):
+            listed = self._client.listing("network", "/ports", "ports", what="ports", params=query)
+            found |= {str(port["id"]): port for port in listed}
+        return sorted(found.values(), key=mapping.port_number)
 
     def _volume(self, ref: str) -> Payload:
         """A volume of a server; one that is gone all the same has no size."""
@@ -84,6 +93,16 @@ class Servers(Site, Instances):
             self._tag(server, mapping.FRESH)
             self._untag(server, mapping.NEW)
         return server
+
+    def traits(self, owner: OwnerTag) -> Traits:
+        server = self._present(owner)
+        held = mapping.volume_refs(server)
+        volumes = [self._volume(ref) for ref in held]
+        taken = self._client.listing(
+            "block_storage", "/snapshots/detail", "snapshots", what="snapshots"
+        )
+        snapshots = [each for each in taken if str(each.get("volume_id")) in held]
+        return found.traits(server, volumes, self._ports(owner), snapshots)
 
     # Making.
 

@@ -77,7 +77,12 @@ class ProxmoxBase(Quota):
         self._api = PveClient(access)
         self._shell = NodeShell(access, host=self._api.host)
         if not self._shell.known:
-            self.limits = replace(LIMITS, fence_level=FenceLevel.ISOLATED, changes=Changes.UNTOLD)
+            self.limits = replace(
+                LIMITS,
+                fence_level=FenceLevel.ISOLATED,
+                changes=Changes.UNTOLD,
+                user_data=False,
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.site!r})"

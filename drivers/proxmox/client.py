@@ -4,15 +4,12 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ssl import CERT_NONE
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from proxmoxer import ProxmoxAPI
 from proxmoxer.core import ResourceException
-from requests.adapters import HTTPAdapter
-from urllib3.util.ssl_ import create_urllib3_context
 
 from controlplane.domain.errors import (
     Busy,
@@ -27,6 +24,7 @@ from controlplane.domain.errors import (
     Unsupported,
 )
 from controlplane.domain.site import SiteAccess
+from drivers.wire import UNREADABLE, Astray, guard
 
 # It logs whole requests, and the URL of an image is a secret while the site may pull it.
 logging.getLogger("proxmoxer").setLevel(logging.WARNING)
@@ -89,9 +87,7 @@ class PveClient:
         )
         # proxmoxer offers no way to its session; the pin and the deaf ears must be put there.
         self._session: requests.Session = self._api._store["session"]  # noqa: SLF001  # see above
-        self._session.trust_env = False
-        if pin:
-            self._session.mount("https://", _Pinned(pin))
+        guard(self._session, fingerprint=pin)
 
     def __repr__(self) -> str:
         return f"PveClient({self.host!r})"
@@ -142,12 +138,14 @@ def translated(about: str) -> Iterator[None]:
         raise Unavailable(  # a node that goes down in the middle of a handshake
             f"{about}: the connection broke off: ask again", detail=str(e)
         ) from e
+    except Astray as e:
+        raise Unavailable(f"{about}: {e}: look who answers at the endpoint") from e
     except requests.exceptions.RequestException as e:
         raise Unavailable(
             f"{about}: no answer; what was asked may have happened: ask again",
             detail=type(e).__name__,
         ) from e
-    except (ValueError, KeyError, TypeError) as e:
+    except UNREADABLE as e:
         raise Unavailable(f"{about}: the answer cannot be read: ask again", detail=str(e)) from e
 
 
@@ -164,28 +162,3 @@ def _named(about: str, error: ResourceException) -> FedctlError:
     if kind is None:
         kind = next((k for pattern, k in _BY_TEXT if pattern.search(said)), Unavailable)
     return kind(f"{about}: {said}: {_NEXT[kind]}", detail=said)
-
-
-class _Pinned(HTTPAdapter):
-    """Accept one certificate by its SHA-256 fingerprint, whoever signed it."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-        super().__init__(max_retries=0)
-
-    def init_poolmanager(
-        self,
-        connections: int,
-        maxsize: int,
-        block: bool = False,  # noqa: FBT001, FBT002  # the base class's shape
-        **pool: Any,  # noqa: ANN401  # the base class's shape
-    ) -> None:
-        # A context of its own: in urllib3's each connection first reads all of the machine's CAs.
-        super().init_poolmanager(
-            connections,
-            maxsize,
-            block,
-            assert_fingerprint=self._fingerprint,
-            ssl_context=create_urllib3_context(cert_reqs=CERT_NONE),
-            **pool,
-        )

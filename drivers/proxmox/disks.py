@@ -16,8 +16,7 @@ from controlplane.domain.disk import (
 from controlplane.domain.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import DiskExport, DiskImport, Snapshots
-from drivers.disks.nbd import NbdConnection, NbdReader, NbdWriter
-from drivers.disks.ssh import Forward
+from drivers.disks.tunnel import TunnelReader, TunnelWriter
 from drivers.proxmox import mapping, marks
 from drivers.proxmox.base import Vm
 from drivers.proxmox.points import Point, ProxmoxPoints, shown, socket_of
@@ -204,13 +203,15 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
             vm, told, _ = live
             self._not_late(owner, told.owner)
             since = None if told.since is None else bitmap_name(told.since)
-            return _Reader(*self._shell.connected(socket_of(vm.vmid), told.text(), bitmap=since))
+            return TunnelReader(
+                *self._shell.connected(socket_of(vm.vmid), told.text(), bitmap=since)
+            )
         export = self._export(owner)
         if export is None:
             raise NotFound(f"site {self.site}: no export {owner.artefact}: prepare it")
         self._not_late(owner, export.owner)
         connection, forward = self._shell.opened(export)
-        return _Reader(connection, forward)
+        return TunnelReader(connection, forward)
 
     def release_export(self, owner: OwnerTag) -> None:
         if not self._shell.known:
@@ -241,7 +242,7 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
                 f"{volume} at {self.site}: the earlier writer is on its way out: ask again"
             ) from e
         connection, forward = self._shell.opened(self._only_writer(volume, socket))
-        return _Writer(connection, forward)
+        return TunnelWriter(connection, forward)
 
     def _only_writer(self, volume: str, socket: str) -> Served:
         """Our qemu-nbd, alone: on a raw disk QEMU lets two in that start at once."""
@@ -295,30 +296,6 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
             if stored["volid"] == volume:
                 return int(stored["size"])
         raise NotFound(f"site {self.site}: there is no volume {volume}: look again")
-
-
-class _Reader(NbdReader):
-    """A reader that takes its tunnel with it."""
-
-    def __init__(self, connection: NbdConnection, forward: Forward) -> None:
-        super().__init__(connection)
-        self._forward = forward
-
-    def close(self) -> None:
-        super().close()
-        self._forward.close()
-
-
-class _Writer(NbdWriter):
-    """A writer that takes its tunnel with it."""
-
-    def __init__(self, connection: NbdConnection, forward: Forward) -> None:
-        super().__init__(connection)
-        self._forward = forward
-
-    def close(self) -> None:
-        super().close()
-        self._forward.close()
 
 
 def _export_seen(export: Served) -> ExportSeen:

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from controlplane.domain.artefact import ArtefactKind, Found
 from controlplane.domain.errors import Unavailable
 from drivers.proxmox import marks
+from drivers.proxmox.adoption import ProxmoxAdoption
 from drivers.proxmox.disks import ProxmoxTransfers
 from drivers.proxmox.images import ProxmoxImages
 from drivers.proxmox.instances import ProxmoxInstances
+from drivers.readable import readable
 
 
-class ProxmoxDriver(ProxmoxInstances, ProxmoxImages, ProxmoxTransfers):
+@readable
+class ProxmoxDriver(ProxmoxInstances, ProxmoxImages, ProxmoxTransfers, ProxmoxAdoption):
     def owned(self) -> Iterator[Found]:
         found: list[Found] = []
         creating = False

@@ -1,5 +1,6 @@
 """Instances at a Proxmox VE site: making, powering, isolating and fencing VMs."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,10 +9,11 @@ from controlplane.domain.answer import Absent, Answer, Seen, Unknown
 from controlplane.domain.disk import MIB
 from controlplane.domain.errors import Busy, Conflict, Invalid, NotFound, Unavailable, Unsupported
 from controlplane.domain.fence import FenceLevel, FenceProof
-from controlplane.domain.instance import InstanceSeen, InstanceSpec, Manner, Power
+from controlplane.domain.instance import InstanceSeen, InstanceSpec, Manner, Power, Traits
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import Fencing, GuestAgent, Instances
 from drivers.proxmox import mapping
+from drivers.proxmox import traits as found
 from drivers.proxmox.base import ProxmoxBase, Vm
 from drivers.proxmox.client import words
 from drivers.proxmox.mapping import LOCK
@@ -21,9 +23,22 @@ _SHUTDOWN_SECONDS = 3600  # the task waits; who asked decides when to cut
 
 
 class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
-    def reserve(self, owner: OwnerTag) -> str | None:
+    def reserve(self, owner: OwnerTag, promised: Collection[str] = ()) -> str | None:
+        """The lowest free vmid that is not promised; asking reserves nothing at the site."""
         del owner
-        return str(self._api.get("cluster/nextid"))
+        vmid = str(self._api.get("cluster/nextid"))
+        while vmid in promised or not self._free(vmid):
+            vmid = str(int(vmid) + 1)
+        return vmid
+
+    def _free(self, vmid: str) -> bool:
+        try:
+            self._api.get("cluster/nextid", vmid=vmid)
+        except Invalid as e:
+            if "already exists" not in words(e):
+                raise
+            return False
+        return True
 
     def find(self, owner: OwnerTag, anchor: str | None = None) -> Answer[InstanceSeen]:
         try:
@@ -40,6 +55,12 @@ class ProxmoxInstances(ProxmoxBase, Instances, Fencing, GuestAgent):
         """The VM with the reserved id on the usual node, if it is ours. Busy while it is made."""
         vm = self._read(self._node(), int(anchor), reserved=True) if anchor else None
         return vm if vm is not None and vm.owner.artefact == owner.artefact else None
+
+    def traits(self, owner: OwnerTag) -> Traits:
+        vm = self._lookup(owner)
+        if vm is None:
+            raise NotFound(f"site {self.site}: no VM carries the tag {owner.artefact}: look there")
+        return found.traits(vm.config, self._api.get(f"{vm.path}/snapshot"))
 
     def create(self, owner: OwnerTag, spec: InstanceSpec) -> str:
         """Ask for a VM under the vmid in `spec.anchor`."""

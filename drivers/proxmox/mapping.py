@@ -246,6 +246,10 @@ def instance_seen(vmid: int, config: Config, status: Mapping[str, object]) -> In
     )
 
 
+def firmware(config: Config) -> Firmware:
+    return Firmware.UEFI if config.get("bios") == "ovmf" else Firmware.BIOS
+
+
 def nic_seen(key: str, value: str, config: Config) -> NicSeen:
     nic = properties(value, first="model")
     mac = next((nic[m] for m in ("virtio", "e1000", "vmxnet3", "rtl8139") if m in nic), "")

@@ -48,6 +48,12 @@ def tags_with(tags: object, owner: OwnerTag) -> str:
     return ";".join([*others, owner.text()])
 
 
+def tags_without(tags: object) -> str:
+    """The VM's tags without any mark of ours."""
+    others = (t for t in str(tags or "").split(";") if not t.startswith(("fedctl.", _SNAPSHOT_TAG)))
+    return ";".join(t for t in others if t)
+
+
 def tags_with_snapshot(tags: object, snapshot: ArtefactId) -> str:
     return ";".join([str(tags or ""), _SNAPSHOT_TAG + snapshot.hex]).strip(";")
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from controlplane.domain.disk import DiskSource, ExportSeen, ExportStage, Mark
 from controlplane.domain.errors import Conflict, Invalid, NotFound
-from controlplane.domain.ids import ArtefactId
+from controlplane.domain.ids import ArtefactId, InstanceId
 from controlplane.domain.owner import OwnerTag
 from drivers.contract import Pausing
 from drivers.proxmox import mapping
@@ -283,8 +283,8 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
         return shown(wish, disk)
 
     def _point_export(self, owner: OwnerTag) -> tuple[Vm, PointExport, LiveDisk] | None:
-        """The export of a point under this tag, wherever it is."""
-        for vm, live in self._with_points():
+        """The export of a point under this tag, on a VM that has points of its instance."""
+        for vm, live in self._with_points(owner.instance):
             for export in self._exported(live):
                 if export.owner.artefact == owner.artefact:
                     return vm, export, live.disks[export.disk]
@@ -293,11 +293,12 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
     def _point_exports(self) -> list[PointExport]:
         return [export for _, live in self._with_points() for export in self._exported(live)]
 
-    def _with_points(self) -> list[tuple[Vm, Live]]:
-        """Running VMs that have points, and what their QEMUs hold."""
+    def _with_points(self, of: InstanceId | None = None) -> list[tuple[Vm, Live]]:
+        """Running VMs that have points (of one instance, or any), and what their QEMUs hold."""
         found: dict[int, tuple[Vm, Live]] = {}
         for point in self._points() if self._shell.known else ():
-            vm = None if point.vmid in found else self._vm_of(point)
+            wanted = of in {None, point.owner.instance} and point.vmid not in found
+            vm = self._vm_of(point) if wanted else None
             if vm is not None:
                 with self._qmp(vm) as qmp:
                     found[vm.vmid] = (vm, self._live(qmp, vm))

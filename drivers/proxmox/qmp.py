@@ -9,7 +9,8 @@ new dirty bitmap notes what changes; the bitmap of the point before is frozen in
 import base64
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, Self
 from controlplane.domain.errors import Busy, Conflict, FedctlError, NotFound, Unavailable
 from controlplane.domain.ids import ArtefactId
 from drivers.disks.ssh import Forward
+from drivers.disks.stream import TimedStream
 
 _BITMAP = "fedctl-"
 _LONGEST_LINE = 1 << 24
@@ -56,16 +58,17 @@ def bitmap_name(point: ArtefactId) -> str:
 
 
 class Qmp:
-    """One short connection; every call ends within the socket's timeout."""
+    """One short connection; every command ends within the timeout."""
 
     def __init__(self, forward: Forward, *, where: str, timeout: float) -> None:
         self._where = where
         self._forward = forward
-        self._stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._stream.settimeout(timeout)
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.settimeout(timeout)
+        self._stream = TimedStream(connected)
         self._pending = b""
         try:
-            self._connect(forward.path)
+            self._connect(connected, forward.path)
         except BaseException:
             self.close()
             raise
@@ -90,19 +93,18 @@ class Qmp:
     def live(self, slots: Sequence[str]) -> Live:
         """The VM's disks in the order of `slots`, and what is ours of them."""
         devices = self._execute("query-block")
-        nodes = {
-            str(n.get("node-name")) for n in self._execute("query-named-block-nodes", flat=True)
-        }
-        jobs = {str(j["device"]) for j in self._execute("query-block-jobs")}
-        exports = {str(e["id"]) for e in self._execute("query-block-exports")}
+        nodes = self._execute("query-named-block-nodes", flat=True)
+        jobs = self._execute("query-block-jobs")
+        exports = self._execute("query-block-exports")
         status = self._execute("query-status")
-        return Live(
-            disks=tuple(self._disk(slot, devices) for slot in slots),
-            nodes=frozenset(nodes),
-            jobs=frozenset(jobs),
-            exports=frozenset(exports),
-            paused=not status["running"],
-        )
+        with self._readable():
+            return Live(
+                disks=tuple(self._disk(slot, devices) for slot in slots),
+                nodes=frozenset(str(node.get("node-name")) for node in nodes),
+                jobs=frozenset(str(job["device"]) for job in jobs),
+                exports=frozenset(str(export["id"]) for export in exports),
+                paused=not status["running"],
+            )
 
     def _disk(self, slot: str, devices: Sequence[Mapping[str, Any]]) -> LiveDisk:
         for device in devices:
@@ -192,18 +194,21 @@ class Qmp:
         self._execute("stop")
 
     def stands_still(self) -> bool:
-        return not self._execute("query-status")["running"]
+        status = self._execute("query-status")
+        with self._readable():
+            return not status["running"]
 
     def go_on(self) -> None:
         self._execute("cont")
 
     # -- the protocol --------------------------------------------------------------------------
 
-    def _connect(self, path: Path) -> None:
+    def _connect(self, connected: socket.socket, path: Path) -> None:
         try:
-            self._stream.connect(str(path))
+            connected.connect(str(path))
         except OSError as e:
             raise self._gone() from e
+        self._stream.begin()
         if "QMP" not in self._line():
             raise self._gone()
         self._execute("qmp_capabilities")
@@ -211,7 +216,8 @@ class Qmp:
     def _execute(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401  # JSON
         order = {"execute": command} | ({"arguments": arguments} if arguments else {})
         try:
-            self._stream.sendall(json.dumps(order).encode() + b"\n")
+            self._stream.begin()
+            self._stream.send(json.dumps(order).encode() + b"\n")
         except OSError as e:
             raise self._gone() from e
         while True:
@@ -219,23 +225,31 @@ class Qmp:
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise self._failed(command, answer["error"])
+                with self._readable():
+                    raise self._failed(command, answer["error"])
 
     def _line(self) -> dict[str, Any]:
         while b"\n" not in self._pending:
             try:
-                got = self._stream.recv(1 << 16)
+                self._pending += self._stream.some(1 << 16)
             except OSError as e:
                 raise self._gone() from e
-            if not got or len(self._pending) > _LONGEST_LINE:
+            if len(self._pending) > _LONGEST_LINE:
                 raise self._gone()
-            self._pending += got
         line, _, self._pending = self._pending.partition(b"\n")
         try:
             answer = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise self._gone() from e
         return answer if isinstance(answer, dict) else {}
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """An answer of another shape than QEMU's is none."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise self._gone() from e
 
     def _gone(self) -> Unavailable:
         return Unavailable(

@@ -1,6 +1,7 @@
 """A small disk with known bytes, as image files, and a loopback server that hands them out."""
 
 import struct
+import sys
 from dataclasses import dataclass
 from hashlib import sha256, sha512
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,12 +65,19 @@ class Published:
     data: bytes
 
 
-class Gateway:
-    """Serves published files on loopback with HEAD, Range and lengths."""
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A site that hangs up in the middle is its own business."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
-    def __init__(self) -> None:
+
+class Gateway:
+    """Serves published files with HEAD, Range and lengths; on a free port of loopback, if not told."""
+
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         files: dict[str, bytes] = {}
-        self._files = files
+        self._files, self._host = files, address[0]
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -106,7 +114,7 @@ class Gateway:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(address, Handler)
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
@@ -117,7 +125,7 @@ class Gateway:
         self._files[path] = data
         return Published(
             source=ImageSource(
-                url=f"http://127.0.0.1:{self._server.server_port}{path}",
+                url=f"http://{self._host}:{self._server.server_port}{path}",
                 format=format,
                 length=len(data),
                 size=len(raw),

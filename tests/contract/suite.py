@@ -3,7 +3,9 @@
 Clauses and facets are in the bases, a class each; the fixtures with their defaults in `Ground`.
 """
 
-from tests.contract.suite_base import NAMED, Break, Fault, Ground
+from tests.contract.suite_adoption import AdoptionContract
+from tests.contract.suite_base import NAMED, Break, Fault, Ground, Stranger
+from tests.contract.suite_changes import ChangesContract
 from tests.contract.suite_compute import (
     ConsoleLogContract,
     FencingContract,
@@ -21,7 +23,7 @@ from tests.contract.suite_storage import (
 )
 from tests.contract.suite_transfer import DiskExportContract, DiskImportContract
 
-__all__ = ["NAMED", "Break", "DriverContract", "Fault", "Ground"]
+__all__ = ["NAMED", "Break", "DriverContract", "Fault", "Ground", "Stranger"]
 
 
 class DriverContract(
@@ -38,5 +40,7 @@ class DriverContract(
     NetworksContract,
     DiskExportContract,
     DiskImportContract,
+    ChangesContract,
+    AdoptionContract,
 ):
     """All of it; tests of facets that the driver does not declare are skipped."""

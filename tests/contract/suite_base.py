@@ -1,7 +1,8 @@
 """The ground of the suite: fixtures with defaults, and who is exempt from what."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -46,6 +47,18 @@ class Break(Protocol):
     def __call__(self, fault: Fault) -> AbstractContextManager[None]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A running machine that nobody made through a driver.
+
+    `state` is what its provider knows of it, looked up beside the driver: all that must stay as it
+    is, tags and notes included.
+    """
+
+    ref: str
+    state: Callable[[], object]
+
+
 class Ground:
     """Subclasses give `provider` (the folder in drivers/) and a `driver` fixture.
 
@@ -79,6 +92,10 @@ class Ground:
     def second(self) -> Driver:
         """Another open connection to the same site."""
         pytest.skip("no `second` fixture is given: another connection is not tried")
+
+    @pytest.fixture
+    def stranger(self) -> Stranger:
+        pytest.fail("give a `stranger` fixture: a running machine with a disk of `guest` and a nic")
 
     @pytest.fixture
     def secrets(self) -> tuple[str, ...]:

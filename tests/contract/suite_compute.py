@@ -9,7 +9,7 @@ import pytest
 from controlplane.domain.answer import Absent, Seen, Unknown
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.errors import SUPERSEDED, Conflict, NotFound, Unsupported
-from controlplane.domain.instance import InstanceState, Manner, Power
+from controlplane.domain.instance import InstanceState, Manner, Power, Trait
 from controlplane.domain.network import NicSpec
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability
@@ -70,6 +70,23 @@ class InstancesContract(Ground):
         name = "n" * world.driver.limits.name_length
         assert world.seen(world.instance(replace(world.spec(), name=name))).name == name
 
+    def test_a_new_instance_has_nothing_that_holds_it(self, world: World):
+        owner = world.instance()
+        told = world.do(lambda: world.driver.traits(owner))
+        assert told.found == ()
+        assert Trait.LOCKED in told.looked
+
+    def test_our_own_fence_is_no_trait(self, world: World):
+        owner = world.instance()
+        if not isinstance(world.driver, Fencing):
+            pytest.skip("the site has no fence")
+        world.do(lambda: world.driver.fence(owner))
+        assert world.do(lambda: world.driver.traits(owner)).found == ()
+
+    def test_the_traits_of_what_never_was_are_not_found(self, world: World):
+        with pytest.raises(NotFound):
+            world.driver.traits(world.tag("instance"))
+
     def test_delete_what_never_was(self, world: World):
         owner = world.tag("instance")
         world.driver.delete(owner)
@@ -100,6 +117,19 @@ class InstancesContract(Ground):
         world.driver.reserve(owner)
         assert world.find(owner) == Absent()
         assert world.owned_kinds(owner) == []
+
+    def test_no_anchor_is_reserved_that_is_promised_already(self, world: World):
+        one = world.driver.reserve(world.tag("instance"))
+        if one is None:
+            pytest.skip("the site has no anchors")
+        two = world.driver.reserve(world.tag("instance"), {one})
+        assert two not in {one, None}
+        three = world.driver.reserve(world.tag("instance"), {one, two})
+        assert three not in {one, two, None}
+        owner = world.tag("instance")
+        world.anchors[owner.artefact] = three
+        world.create(owner, world.spec())
+        assert world.driver.reserve(world.tag("instance"), {one, two}) not in {one, two, three}
 
     def test_an_anchor_that_is_taken_makes_no_second_instance(self, world: World):
         first = world.instance()
@@ -224,9 +254,18 @@ class InstancesContract(Ground):
         assert [nic.mac.lower() for nic in world.seen(new).nics] == ["02:fe:00:65:43:21"]
 
     def test_a_nic_has_the_mac_and_address_that_were_wished(self, world: World):
-        cidrs = [n.cidr for n in world.driver.catalogue().networks if n.ref == world.network]
+        """Both are among those that the catalogue says a nic may have there."""
+        networks = [n for n in world.driver.catalogue().networks if n.ref == world.network]
+        cidrs = [n.cidr for n in networks]
         address = str(ip_network(cidrs[0])[42]) if cidrs and cidrs[0] else None
         mac = "02:fe:00:12:34:56"
+        for network in networks:
+            assert network.macs is None or any(span.holds(mac) for span in network.macs)
+            assert (
+                address is None
+                or network.addresses is None
+                or any(span.holds(address) for span in network.addresses)
+            )
         owner = world.instance(world.spec(nics=(self._nic(world, mac=mac, address=address),)))
         (nic,) = world.seen(owner).nics
         assert nic.mac.lower() == mac

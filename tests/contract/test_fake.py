@@ -10,7 +10,8 @@ from controlplane.domain.site import ProviderKind, SiteAccess, SiteName
 from drivers.contract import Driver
 from drivers.fake.driver import FakeDriver, FakeInstanceFirstDriver
 from drivers.fake.site import FakeSite, fake_site, forget_sites
-from tests.contract.suite import NAMED, Break, DriverContract, Fault
+from tests.contract.suite import NAMED, Break, DriverContract, Fault, Stranger
+from tests.contract.suite_changes import Behind
 
 TOKEN = "t0ken-of-the-fake-site"
 
@@ -45,6 +46,21 @@ class _Fakes(DriverContract):
             site.refusing = None
 
         return breaking
+
+    @pytest.fixture
+    def behind(self) -> Behind:
+        pytest.skip("the fake sends no bytes: it is this process that holds its disks")
+
+    @pytest.fixture
+    def stranger(self, site: FakeSite, guest: bytes) -> Stranger:
+        ref = site.appear("legacy", guest)
+
+        def state() -> object:
+            it = site.strangers.get(ref) or site.instance_of(ref)
+            disks = [(v.ref, v.epoch, v.attached_to, v.disk.digest()) for v in it.volumes]
+            return it.spec, it.power, it.boots, it.epoch, tuple(it.nics), it.fenced, disks
+
+        return Stranger(ref=ref, state=state)
 
     @pytest.fixture
     def secrets(self) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
 """OpenStack keeps the contract, against its simulator over real sockets."""
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,8 @@ from drivers.openstack.driver import OpenStackDriver
 from drivers.simulators.faults import STEADY, Garbage, Hang, Status, too_many
 from drivers.simulators.openstack import Knobs, OpenStackSim
 from tests.contract.images import pattern
-from tests.contract.suite import Break, DriverContract, Fault
+from tests.contract.suite import Break, DriverContract, Fault, Stranger
+from tests.simulators.openstack.behind import appear
 
 FAULTS = {
     Fault.UNAUTHORISED: Status(code=401),
@@ -89,49 +89,22 @@ class TestOpenStack(DriverContract):
         return breaking
 
     @pytest.fixture
+    def stranger(self, site: OpenStackSim, guest: bytes) -> Stranger:
+        ref = appear(site, "legacy-1", guest)
+
+        def state() -> object:
+            server = site.world.get("server", ref) or {}
+            volumes = [site.world.get("volume", held["volume_id"]) for held in server["volumes"]]
+            ports = [site.world.get("port", port) for port in server["ports"]]
+            changing = {"updated", "updated_at", "revision_number"}
+            return [
+                {key: value for key, value in deepcopy(record).items() if key not in changing}
+                for record in (server, *volumes, *ports)
+                if record is not None
+            ]
+
+        return Stranger(ref=ref, state=state)
+
+    @pytest.fixture
     def secrets(self, site: OpenStackSim) -> tuple[str, ...]:
         return (site.credentials.application_credential_secret,)
-
-
-@pytest.mark.live
-@pytest.mark.timeout(900)
-class TestOpenStackLive(DriverContract):
-    """The same suite on a real cloud: OPENSTACK_LAB names its Keystone, OPENSTACK_LAB_DEMO an
-    account as user:password:project, OPENSTACK_LAB_GUEST a raw disk whose guest prints on the
-    console and writes nothing (optional)."""
-
-    provider = "openstack"
-    deadline = 240.0
-
-    @pytest.fixture
-    def driver(self) -> Iterator[Driver]:
-        if "OPENSTACK_LAB" not in os.environ:
-            pytest.skip("OPENSTACK_LAB names no cloud")
-        account = os.environ.get("OPENSTACK_LAB_DEMO", "demo:demo:demo").split(":")
-        access = SiteAccess(
-            site=SiteName("lab"),
-            provider=ProviderKind.OPENSTACK,
-            endpoint=os.environ["OPENSTACK_LAB"],
-            secrets={"username": account[0], "password": account[1]},
-            options={"project": account[2]},
-            timeout=60.0,
-        )
-        driver = OpenStackDriver(access)
-        yield driver
-        driver.close()
-
-    @pytest.fixture
-    def secrets(self) -> tuple[str, ...]:
-        password = os.environ.get("OPENSTACK_LAB_DEMO", "demo:demo:demo").split(":")[1]
-        if len(password) < 12:
-            pytest.skip("the account's password is a word that may stand anywhere")
-        return (password,)
-
-    @pytest.fixture
-    def guest(self) -> bytes:
-        path = os.environ.get("OPENSTACK_LAB_GUEST")
-        return Path(path).read_bytes() if path else bootable()
-
-    @pytest.fixture
-    def broken(self) -> Break:
-        pytest.skip("a real cloud is not broken for a test")

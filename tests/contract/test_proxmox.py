@@ -11,9 +11,11 @@ from drivers.contract import Driver
 from drivers.proxmox.driver import ProxmoxDriver
 from drivers.simulators.faults import STEADY, Garbage, Hang, Status
 from drivers.simulators.faults import Fault as Wire
-from drivers.simulators.proxmox import ProxmoxSim
+from drivers.simulators.proxmox import ProxmoxSim, config
 from drivers.simulators.witness import Witness
-from tests.contract.suite import Break, DriverContract, Fault
+from tests.contract.behind import BehindProxmox
+from tests.contract.suite import Break, DriverContract, Fault, Stranger
+from tests.simulators.proxmox.behind import appear
 from tests.simulators.proxmox.schema import Call, faults_in, schema, watch
 
 CALLS: list[Call] = []
@@ -88,6 +90,25 @@ class TestProxmox(DriverContract):
                 session.auth.timeout = patience
 
         return breaking
+
+    @pytest.fixture
+    def behind(self, sim: ProxmoxSim) -> BehindProxmox:
+        return BehindProxmox(sim)
+
+    @pytest.fixture
+    def stranger(self, sim: ProxmoxSim, guest: bytes) -> Iterator[Stranger]:
+        vmid = appear(sim, "legacy-1", guest)
+        node = sim.node
+
+        def state() -> object:
+            vm = node.vms[vmid]
+            return dict(vm.config), dict(vm.pending), vm.running, vm.started
+
+        yield Stranger(ref=str(vmid), state=state)
+        if (vm := node.vms.get(vmid)) is not None:
+            node.power_off(vm)
+            config.free_all(node, vm)
+            del node.vms[vmid]
 
     @pytest.fixture
     def secrets(self, sim: ProxmoxSim) -> tuple[str, ...]:

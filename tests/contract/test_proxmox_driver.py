@@ -51,10 +51,13 @@ from tests.contract.test_proxmox import access_to
 SIZE = Size(cpus=1, memory=256 * MIB)
 
 
+SUBJECT = InstanceId(uuid4())
+
+
 def tag(epoch: int = 1) -> OwnerTag:
     return OwnerTag(
         artefact=ArtefactId(uuid4()),
-        instance=InstanceId(uuid4()),
+        instance=SUBJECT,
         operation=OperationId(uuid4()),
         epoch=epoch,
     )

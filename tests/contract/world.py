@@ -74,6 +74,7 @@ class World:
         self.network = network
         self.deadline = deadline
         self.operation = OperationId(uuid4())
+        self.subject = InstanceId(uuid4())
         self.anchors: dict[ArtefactId, str | None] = {}
         self._made: dict[str, dict[ArtefactId, OwnerTag]] = {}
         self._numbers = count(1)
@@ -84,7 +85,7 @@ class World:
         """A new tag; `kind` (instance, volume, image, snapshot, export, network) says how to clean."""
         owner = OwnerTag(
             artefact=ArtefactId(uuid4()),
-            instance=InstanceId(uuid4()),
+            instance=self.subject,
             operation=self.operation,
             epoch=epoch,
         )
@@ -146,9 +147,9 @@ class World:
     def published(self, raw: bytes | None = None, format: DiskFormat | None = None) -> Published:
         return self.gateway.publish(self.guest if raw is None else raw, format or self.format)
 
-    def image(self, raw: bytes | None = None) -> str:
+    def image(self, raw: bytes | None = None, format: DiskFormat | None = None) -> str:
         """The ref of a staged, READY image of `raw` (the guest when None), pulled or pushed."""
-        owner, name, file = self.tag("image"), self.name(), self.published(raw)
+        owner, name, file = self.tag("image"), self.name(), self.published(raw, format)
         if isinstance(self.driver, ImagePull):
             try:
                 self.do(lambda: self.driver.pull_image(owner, name, file.source))
@@ -330,6 +331,10 @@ class World:
         except AssertionError as e:
             e.add_note(f"left: {left()}")
             raise
+
+    def made(self, kind: str) -> list[OwnerTag]:
+        """The tags of that kind so far, the oldest first."""
+        return [*self._made.get(kind, {}).values()]
 
     def _last(self, kind: str) -> Iterator[OwnerTag]:
         for owner in self._made.get(kind, {}).values():
