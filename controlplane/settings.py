@@ -15,10 +15,10 @@ class Settings(BaseSettings):
     Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
     `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
     key agent's unix socket. Times are seconds; a site that gave no answer for `site_patience` is
-    frozen until it was surveyed. A worker moves the bytes of
-    `copies_per_worker` disks at a time, and of as many more in cutovers. At most `moves_at_once`
-    moves run, of each tenant and at each site no more than is said for them, and `moves_waiting`
-    more wait for their turn.
+    frozen until it was surveyed. A worker moves the bytes of `copies_per_worker` disks at a time,
+    and of as many more in cutovers, which at most `cutovers_at_once` warm moves begin unasked.
+    At most `moves_at_once` moves run, of each tenant and at each site no more than is said for it,
+    and `moves_waiting` more wait for their turn.
     """
 
     model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")
@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     provider_timeout: float = 20.0
     site_patience: float = 600.0
     copies_per_worker: int = 16
+    cutovers_at_once: Annotated[int, Field(ge=1)] = 4
     moves_at_once: Annotated[int, Field(ge=1)] = 50
     moves_per_site: Annotated[int, Field(ge=1)] = 50
     moves_per_tenant: Annotated[int, Field(ge=1)] = 50

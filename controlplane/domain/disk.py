@@ -75,6 +75,19 @@ def read_each(reader: BlockReader, parts: Sequence[tuple[int, int]]) -> list[byt
     return [reader.read(offset, length) for offset, length in parts]
 
 
+@runtime_checkable
+class ForwardReader(BlockReader, Protocol):
+    """A reader whose bytes come in the disk's order: to go back it begins again."""
+
+    @property
+    def forward(self) -> bool: ...
+
+
+def is_forward(reader: BlockReader) -> bool:
+    """Whether it should be read upwards, by one thread from the beginning to the end."""
+    return isinstance(reader, ForwardReader) and reader.forward
+
+
 class BlockWriter(Protocol):
     """Random writing of one disk. Used by one thread at a time."""
 
@@ -183,7 +196,8 @@ class ExportStage(StrEnum):
 class ExportSeen:
     """A disk's content on its way to be read; `size` of the disk in bytes.
 
-    `changed_only` tells that extents mark what is unchanged since the mark that was given.
+    `changed_only` tells that extents mark what is unchanged since the mark that was given; `note`
+    says what it waits for, why it failed, or by which way it is read where there are several.
     """
 
     stage: ExportStage

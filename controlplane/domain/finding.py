@@ -5,9 +5,12 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
+    """UNSEEN: the check could not look, which says nothing for or against the move."""
+
     BLOCKER = "blocker"
     WARNING = "warning"
     INFO = "info"
+    UNSEEN = "unseen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

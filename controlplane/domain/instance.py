@@ -100,3 +100,41 @@ class InstanceSeen:
     nics: tuple[NicSeen, ...]
     fenced: bool = False
     why: str = ""
+
+
+class Trait(StrEnum):
+    """What an instance may have that another site cannot give it, or that keeps it where it is."""
+
+    LOCKED = "locked"
+    PROTECTED = "protected"
+    SNAPSHOTS = "snapshots"
+    SHARED_DISK = "shared disk"
+    RAW_DISK = "raw disk"
+    EPHEMERAL_DISK = "ephemeral disk"
+    SWAP_DISK = "swap disk"
+    HIDDEN_DISK = "hidden disk"
+    ENCRYPTED_DISK = "encrypted disk"
+    READ_ONLY_DISK = "read-only disk"
+    DETACHED_DISK = "detached disk"
+    DISC = "disc"
+    DEVICE = "passed-through device"
+    TPM = "vTPM"
+    SECURE_BOOT = "secure boot"
+    MACHINE = "machine"
+    PLACEMENT = "placement"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraitSeen:
+    """One of them, in the provider's own words."""
+
+    trait: Trait
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """`looked` are those that the site tells: of the others nothing is known."""
+
+    looked: frozenset[Trait]
+    found: tuple[TraitSeen, ...] = ()

@@ -145,7 +145,7 @@ KINDS: tuple[KindFacts, ...] = (
         area="fedctl.federation",
         collection="sites",
         scope=Scope.GLOBAL,
-        actions=("verify", "survey", "sweep"),
+        actions=("verify", "survey", "sweep", "scan"),
         regional=False,
     ),
     KindFacts(

@@ -24,6 +24,8 @@ class OperationKind(StrEnum):
     SURVEY = "survey"
     SWEEP = "sweep"
     RELEASE_ORPHAN = "release-orphan"
+    SCAN = "scan"
+    ADOPT = "adopt"
 
 
 class OperationState(StrEnum):
@@ -116,10 +118,7 @@ class StepState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step as it went. Seconds: inside provider calls or waiting for the provider, and copying.
-
-    What remains of `ended_at - started_at` is our own overhead.
-    """
+    """One step as it went; its seconds in provider calls (waiting included) and in copying."""
 
     operation: OperationId
     name: str
@@ -130,6 +129,16 @@ class Step:
     provider_seconds: float = 0.0
     copy_seconds: float = 0.0
     message: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """From begin to end; None while it runs."""
+        return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
+
+    @property
+    def overhead(self) -> float:
+        """What remains of it is our own; 0 while it runs."""
+        return max((self.seconds or 0.0) - self.provider_seconds - self.copy_seconds, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from controlplane.domain.disk import DiskFormat
+from controlplane.domain.disk import DiskBus, DiskFormat
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.ids import RegionName, SiteName
 from controlplane.domain.instance import Firmware, Size
@@ -34,6 +34,7 @@ class Capability(StrEnum):
     CONSOLE_LOG = "console-log"
     GUEST_AGENT = "guest-agent"
     PAUSING = "pausing"
+    ADOPTION = "adoption"
     QUOTA = "quota"
 
 
@@ -57,7 +58,11 @@ class Changes(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Facts of a provider kind, narrowed by a site where it can tell. Sizes in bytes."""
+    """Facts of a provider kind, narrowed by a site where it can tell. Sizes in bytes.
+
+    `buses` are those that disks can be wished on; empty: the site has one of its own for all.
+    `user_data` and `ssh_keys` tell whether a new instance is given them.
+    """
 
     name_length: int
     disk_step: int
@@ -70,14 +75,18 @@ class Limits:
     settle_seconds: float
     fence_level: FenceLevel
     changes: Changes = Changes.UNTOLD
+    buses: frozenset[DiskBus] = frozenset(DiskBus)
+    user_data: bool = True
+    ssh_keys: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sku:
-    """A size that a site offers from a closed list."""
+    """A size that a site offers from a closed list; `disk` bytes come with it, None: none do."""
 
     name: str
     size: Size
+    disk: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ def _line(operation: Operation, home: Placement | None, artefact: Artefact) -> s
     name = artefact.ref or artefact.anchor
     what = f"{artefact.site}: {artefact.kind} {name or 'that may have been made there'}"
     ours = artefact.operation == operation.id
+    if ours and operation.kind is OperationKind.ADOPT:
+        return f"{what} was there before and goes on as it is: only the tag on it is to go"
     if artefact.kind is not ArtefactKind.INSTANCE:
         settled = artefact.state is ArtefactState.ATTACHED
         return f"{what} was made by it and is kept" if ours and not settled else ""

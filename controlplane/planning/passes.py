@@ -9,6 +9,7 @@ from controlplane.domain.operation import Decision
 from controlplane.domain.plan import Cutover, PassPolicy
 
 HELD_PASS = timedelta(minutes=10)
+TURN = timedelta(seconds=10)
 STOP_AND_START_SECONDS = 10.0
 _WORTH_IT = 0.8
 COPYING = "another pass is worth it"
@@ -98,13 +99,14 @@ def _shrinks(done: Sequence[PassDone]) -> bool:
 class Gate:
     """Whether the source may be stopped now; else why not, and after how long to look again.
 
-    `missed`: it never may any more.
+    `missed`: it never may any more. `turn`: only others are in the way.
     """
 
     open: bool
     why: str = ""
     look_again: timedelta = HELD_PASS
     missed: bool = False
+    turn: bool = False
 
 
 def gate(policy: PassPolicy, following: Next, decision: Decision, now: datetime) -> Gate:
@@ -118,6 +120,20 @@ def gate(policy: PassPolicy, following: Next, decision: Decision, now: datetime)
         return Gate(open=False, why=why, look_again=min(left, HELD_PASS))
     why = _objection(cutover, following, decision)
     return Gate(open=not why, why=why, look_again=HELD_PASS)
+
+
+def in_turn(answer: Gate, decision: Decision, others: int, most: int) -> Gate:
+    """Behind `most` others that are being cut over, unless a person says now.
+
+    Each would make all of them be down longer: what they wait for then is each other.
+    """
+    if not answer.open or decision is Decision.CUTOVER or others < most:
+        return answer
+    why = (
+        f"{others} other moves are being cut over, and {most} may be at once"
+        " (FEDCTL_CUTOVERS_AT_ONCE): it follows when one of them is done"
+    )
+    return Gate(open=False, why=why, look_again=TURN, turn=True)
 
 
 def _objection(cutover: Cutover, following: Next, decision: Decision) -> str:

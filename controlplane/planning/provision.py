@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from controlplane.domain.disk import DiskBus, DiskFormat
 from controlplane.domain.errors import Exhausted, FedctlError, Invalid, Unsupported
-from controlplane.domain.finding import Finding, Severity, blocking
+from controlplane.domain.finding import Finding, blocking
 from controlplane.domain.ids import InstanceId, PointId
 from controlplane.domain.instance import Firmware, Size
 from controlplane.domain.plan import (
@@ -16,6 +16,7 @@ from controlplane.domain.plan import (
 )
 from controlplane.domain.site import Capability, SiteFacts
 from controlplane.planning import sizing
+from controlplane.planning.findings import blocker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +62,11 @@ def check_firmware(site: SiteFacts, firmware: Firmware) -> list[Finding]:
     if firmware in site.limits.firmware:
         return []
     return [
-        Finding(
-            id="TGT04",
-            severity=Severity.BLOCKER,
-            subject=site.site,
-            evidence=f"{site.site} does not offer {firmware} firmware",
-            remedy="choose another site",
+        blocker(
+            "TGT04",
+            site.site,
+            f"{site.site} does not offer {firmware} firmware",
+            "choose another site",
         )
     ]
 
@@ -75,12 +75,11 @@ def check_way_in(site: SiteFacts) -> list[Finding]:
     if delivery(site) is not None and Capability.INSTANCES in site.capabilities:
         return []
     return [
-        Finding(
-            id="PTH01",
-            severity=Severity.BLOCKER,
-            subject=site.site,
-            evidence=f"{site.site} offers no way to bring an image in",
-            remedy="verify the site (fedctl site verify) or choose another",
+        blocker(
+            "TGT12",
+            site.site,
+            f"{site.site} offers no way to bring an image in",
+            "verify the site (fedctl site verify) or choose another",
         )
     ]
 
@@ -95,13 +94,11 @@ def choose_size(site: SiteFacts, need: Size) -> tuple[Size, str | None, list[Fin
             need,
             None,
             [
-                Finding(
-                    id="TGT03",
-                    severity=Severity.BLOCKER,
-                    subject=site.site,
-                    evidence=f"no sku of {site.site} has {need.cpus} vCPU and"
-                    f" {sizing.gib(need.memory)}",
-                    remedy="choose a smaller size or another site",
+                blocker(
+                    "TGT03",
+                    site.site,
+                    f"no sku of {site.site} has {need.cpus} vCPU and {sizing.gib(need.memory)}",
+                    "choose a smaller size or another site",
                 )
             ],
         )
@@ -130,12 +127,11 @@ def provision(site: SiteFacts, wish: ProvisionWish) -> ProvisionPlan:
     if network is None and wish.network:
         names = ", ".join(n.name for n in site.catalogue.networks) or "none"
         findings.append(
-            Finding(
-                id="TGT06",
-                severity=Severity.BLOCKER,
-                subject=wish.network,
-                evidence=f"{site.site} has no network {wish.network!r}; it has: {names}",
-                remedy="name one of these in the extension fedctl:network",
+            blocker(
+                "MAP01",
+                wish.network,
+                f"{site.site} has no network {wish.network!r}; it has: {names}",
+                "name one of these in the extension fedctl:network",
             )
         )
     nics = (
@@ -179,8 +175,9 @@ _ERROR_OF: dict[str, type[FedctlError]] = {
     "TGT01": Exhausted,
     "TGT03": Unsupported,
     "TGT04": Unsupported,
-    "TGT06": Invalid,
-    "PTH01": Unsupported,
+    "TGT12": Unsupported,
+    "MAP01": Invalid,
+    "MAP03": Invalid,
 }
 
 

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.finding import Finding
 from controlplane.domain.ids import ArtefactId, PointId
 from controlplane.domain.instance import InstanceSeen, InstanceState, Power
 from controlplane.domain.plan import DiskPlan, NicPlan, Reuse
 from controlplane.domain.site import Capability, SiteFacts
-
-USED = "RET05"
-NOT_USED = "RET06"
+from controlplane.planning.findings import told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ def reuse(
     why = _obstacle(target, kept, disks, nics)
     if why or kept.seen is None or kept.holds is None:
         text = f"{kept.name} at {target.site} is not used, everything is sent: {why}"
-        return None, [_told(NOT_USED, target, text)]
+        return None, [told("RET06", target.site, text)]
     again = Reuse(
         copy=kept.copy,
         base=kept.holds,
@@ -49,7 +47,7 @@ def reuse(
         was_home=kept.was_home,
     )
     text = f"{kept.name} at {target.site} is used: only changes are sent"
-    return again, [_told(USED, target, text)]
+    return again, [told("RET05", target.site, text)]
 
 
 def _obstacle(  # noqa: PLR0911  # one line a reason
@@ -77,7 +75,3 @@ def _obstacle(  # noqa: PLR0911  # one line a reason
     ):
         return "its nics are not those that are wished"
     return ""
-
-
-def _told(id: str, target: SiteFacts, evidence: str) -> Finding:  # noqa: A002  # the field's name
-    return Finding(id=id, severity=Severity.INFO, subject=target.site, evidence=evidence)

@@ -1,10 +1,11 @@
 """Which size, disk and network of a site serve a need."""
 
 from controlplane.domain.disk import GIB
-from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.finding import Finding
 from controlplane.domain.instance import Size
 from controlplane.domain.network import NetworkSeen
 from controlplane.domain.site import Limits, QuotaSeen, SiteFacts, Sku
+from controlplane.planning.findings import blocker, unseen
 
 
 def smallest_sku(site: SiteFacts, need: Size) -> Sku | None:
@@ -61,12 +62,11 @@ def check_room(quota: QuotaSeen, size: Size, disks: tuple[int, ...], site: str) 
     if not short:
         return []
     return [
-        Finding(
-            id="TGT01",
-            severity=Severity.BLOCKER,
-            subject=site,
-            evidence=f"the quota of {site} is too small ({'; '.join(short)})",
-            remedy="raise the quota, free something there, or choose another site",
+        blocker(
+            "TGT01",
+            site,
+            f"the quota of {site} is too small ({'; '.join(short)})",
+            "raise the quota, free something there, or choose another site",
         )
     ]
 
@@ -76,21 +76,19 @@ def check_disks(limits: Limits, sizes: tuple[int, ...], site: str) -> list[Findi
     found: list[Finding] = []
     if len(sizes) > limits.disks_max:
         found.append(
-            Finding(
-                id="TGT04",
-                severity=Severity.BLOCKER,
-                subject=site,
-                evidence=f"{len(sizes)} disks; {site} takes at most {limits.disks_max}",
-                remedy="detach disks or choose another site",
+            blocker(
+                "TGT04",
+                site,
+                f"{len(sizes)} disks; {site} takes at most {limits.disks_max}",
+                "detach disks or choose another site",
             )
         )
     found.extend(
-        Finding(
-            id="TGT04",
-            severity=Severity.BLOCKER,
-            subject=f"disk {index}",
-            evidence=f"disk {index} has {gib(size)}; {site} takes at most {gib(limits.disk_max)}",
-            remedy="choose a site that takes larger disks",
+        blocker(
+            "TGT04",
+            f"disk {index}",
+            f"disk {index} has {gib(size)}; {site} takes at most {gib(limits.disk_max)}",
+            "choose a site that takes larger disks",
         )
         for index, size in enumerate(sizes)
         if rounded(size, limits) > limits.disk_max
@@ -98,17 +96,53 @@ def check_disks(limits: Limits, sizes: tuple[int, ...], site: str) -> list[Findi
     return found
 
 
+def check_nics(limits: Limits, count: int, site: str) -> list[Finding]:
+    """TGT04: the number of nics against what the site allows."""
+    if count <= limits.nics_max:
+        return []
+    return [
+        blocker(
+            "TGT04",
+            site,
+            f"{count} nics; {site} takes at most {limits.nics_max}",
+            "take nics away or choose another site",
+        )
+    ]
+
+
+def check_space(site: SiteFacts, sizes: tuple[int, ...]) -> list[Finding]:
+    """TGT02: whether a storage of the site has room for the disks; no site tells of its hosts."""
+    if not sizes or not site.catalogue.storages:
+        return []
+    free = [storage.free for storage in site.catalogue.storages]
+    known = [each for each in free if each is not None]
+    if len(known) < len(free):
+        return [
+            unseen("TGT02", site.site, f"{site.site} does not tell what its storages have free")
+        ]
+    most = max(known)
+    if most >= sum(sizes):
+        return []
+    return [
+        blocker(
+            "TGT02",
+            site.site,
+            f"no storage of {site.site} has more than {gib(most)} free, {gib(sum(sizes))} are"
+            " needed",
+            "free something there, or choose another site",
+        )
+    ]
+
+
 def check_name(limits: Limits, name: str, site: str) -> list[Finding]:
-    """TGT06: the name as the target would have to carry it."""
+    """MAP03: the name as the target would have to carry it."""
     if len(name) <= limits.name_length:
         return []
     return [
-        Finding(
-            id="TGT06",
-            severity=Severity.BLOCKER,
-            subject=name[:80],
-            evidence=f"the name has {len(name)} characters; {site} takes at most"
-            f" {limits.name_length}",
-            remedy="use an instance with a shorter name there",
+        blocker(
+            "MAP03",
+            name[:80],
+            f"the name has {len(name)} characters; {site} takes at most {limits.name_length}",
+            "use an instance with a shorter name there",
         )
     ]

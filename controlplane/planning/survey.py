@@ -74,6 +74,9 @@ def survey(
         held = _held(copy, it, epochs.get(instance, it.placement.epoch))
         if it.lease is not None:
             left.append(f"{it.name} ({copy.ref}): operation {it.lease.operation} decides")
+        elif it.placement.copy is None and copy.power_on is not False:
+            # Of an adoption that broke off: it ran before there was a tag on it.
+            strange.append(f"{_running(copy)} of {it.name}, which has no home on record")
         elif copy.owner.artefact != it.placement.copy:
             still.append(held)
         elif not others_frozen:
@@ -113,5 +116,9 @@ def _held(copy: Found, it: Known, epoch: int) -> Held:
 
 
 def _strange(copy: Found) -> str:
+    return f"{_running(copy)} of an instance that is not known here"
+
+
+def _running(copy: Found) -> str:
     power = {True: "runs", False: "is stopped", None: "power not known"}[copy.power_on]
-    return f"instance {copy.ref} ({power}) of an instance that is not known here"
+    return f"instance {copy.ref} ({power})"

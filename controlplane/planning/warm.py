@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from controlplane.domain.finding import Finding, Severity
+from controlplane.domain.finding import Finding
 from controlplane.domain.plan import AT_ONCE, Cutover, Method, PassPolicy
 from controlplane.domain.site import Capability, Changes, SiteFacts
+from controlplane.planning.findings import blocker, told, warning
 from controlplane.planning.passes import STOP_AND_START_SECONDS
 
 PASSES_MAX = 8
@@ -32,16 +33,28 @@ class Times:
     downtime: float
 
 
+def pauses(source: SiteFacts) -> bool:
+    """Whether a warm move out of this site pauses the guest for its last pass."""
+    whole = Capability.PAUSING in source.capabilities
+    return whole and source.limits.changes is Changes.WHILE_ALIVE
+
+
 def policy(
-    source: SiteFacts, target: SiteFacts, wish: WarmWish, *, runs: bool
+    source: SiteFacts,
+    target: SiteFacts,
+    wish: WarmWish,
+    *,
+    runs: bool,
+    agent: bool | None = None,
 ) -> tuple[PassPolicy, list[Finding]]:
-    """How the disks are copied: warm where it was asked for, or where it saves downtime."""
+    """How the disks are copied: warm where it was asked for, or where it saves downtime.
+
+    `agent` tells whether the guest's agent answers; None while that is not known.
+    """
     able = Capability.SNAPSHOTS in source.capabilities
     seeded = Capability.DISK_IMPORT in target.capabilities
-    paused = source.limits.changes is Changes.WHILE_ALIVE
-    tracked = source.limits.changes is Changes.TOLD or (
-        paused and Capability.PAUSING in source.capabilities
-    )
+    paused = pauses(source)
+    tracked = paused or source.limits.changes is Changes.TOLD
     useful = able and (seeded or tracked)
     # Of an instance that is off there is no downtime to save.
     if not runs or wish.method is Method.COLD or (wish.method is None and not useful):
@@ -49,38 +62,28 @@ def policy(
     found: list[Finding] = []
     if not able:
         found.append(
-            Finding(
-                id="SRC05",
-                severity=Severity.BLOCKER,
-                subject=source.site,
-                evidence=f"{source.site} cannot snapshot a running instance, which a warm move"
-                " begins with",
-                remedy="move it cold (--method cold), or give the account the rights named in the"
+            blocker(
+                "SRC05",
+                source.site,
+                f"{source.site} cannot snapshot a running instance, which a warm move begins with",
+                "move it cold (--method cold), or give the account the rights named in the"
                 " provider's card",
             )
         )
     if not tracked:
         found.append(
-            _told(
+            told(
                 "SRC05",
                 source.site,
                 f"{source.site} cannot list what changed: each pass reads the disks whole,"
                 " the last one while the instance is down",
             )
         )
-    if tracked and paused:
-        found.append(
-            _told(
-                "GST10",
-                source.site,
-                "the guest is paused for the last pass and then cut: its agent freezes the file"
-                " systems before, and without one the copy is what a loss of power leaves"
-                " (crash-consistent)",
-            )
-        )
+    if paused:
+        found.append(_quiescing(source.site, agent=agent))
     if not seeded:
         found.append(
-            _told(
+            told(
                 "PTH08",
                 target.site,
                 f"{target.site} takes disks in only as whole images: the import is part of"
@@ -96,7 +99,7 @@ def policy(
             budget=min(BUDGET, limit or BUDGET) if tracked else None,
             tracked=tracked,
             seeded=seeded,
-            paused=tracked and paused,
+            paused=paused,
             limit=limit if tracked else None,
             cutover=wish.cutover,
         ),
@@ -104,8 +107,25 @@ def policy(
     )
 
 
-def _told(id: str, subject: str, evidence: str) -> Finding:  # noqa: A002  # the field's name
-    return Finding(id=id, severity=Severity.INFO, subject=subject, evidence=evidence)
+def _quiescing(source: str, *, agent: bool | None) -> Finding:
+    pause = "the guest is paused for the last pass and then cut"
+    crash = "what a loss of power leaves (crash-consistent)"
+    if agent:
+        return told("GST10", source, f"{pause}: its agent answers, and freezes its disks before")
+    if agent is None:
+        return told(
+            "GST10",
+            source,
+            f"{pause}: its agent freezes its disks before; whether it answers could not be seen,"
+            f" and without it the copy is {crash}",
+        )
+    return warning(
+        "GST10",
+        source,
+        f"{pause}, and no agent answers in it: the copy is {crash}",
+        "start qemu-guest-agent in the guest (and enable it at the site), so that its disks"
+        " are frozen before; or move it cold (--method cold)",
+    )
 
 
 def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:

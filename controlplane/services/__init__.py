@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from controlplane.domain.resource import Kind
 from controlplane.identity.passwords import Passwords
 from controlplane.services.access import Access
+from controlplane.services.adoption import Adoptions
 from controlplane.services.changes import Changes
 from controlplane.services.identity import Identity
 from controlplane.services.images import Images
@@ -47,6 +48,7 @@ class Services:
         )
         self.sites = Sites(store=store, clock=clock, secrets=secrets)
         self.orphans = Orphans(store=store, clock=clock)
+        self.adoptions = Adoptions(store=store, clock=clock)
         self.regions = Regions(store=store, settings=settings)
         self.uploads = Uploads(store=store, clock=clock, settings=settings)
         self.operations = Operations(store=store, clock=clock, bounds=settings.bounds)
@@ -67,6 +69,6 @@ class Services:
             Kind.AUDIT_ENTRY: AuditEntries(store=store),
             Kind.AUDIT_CHECKPOINT: AuditCheckpoints(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
-            Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds),
+            Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds, access=self.access),
             Kind.PLACEMENT: Placements(store=store),
         }

@@ -5,7 +5,7 @@ from threading import Event, Lock
 from time import monotonic
 from typing import cast
 
-from controlplane.domain.disk import BlockReader, BlockWriter, Extent, read_each
+from controlplane.domain.disk import BlockReader, BlockWriter, Extent, is_forward, read_each
 from controlplane.domain.ids import OperationId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation
@@ -140,6 +140,10 @@ class PacedReader:
     @property
     def size(self) -> int:
         return self._reader.size
+
+    @property
+    def forward(self) -> bool:
+        return is_forward(self._reader)
 
     def extents(self) -> Iterator[Extent]:
         return self._reader.extents()

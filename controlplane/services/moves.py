@@ -10,7 +10,8 @@ from controlplane.domain.errors import Conflict, Invalid
 from controlplane.domain.ids import InstanceId, SiteName
 from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
 from controlplane.domain.resource import Json, Kind, Resource, ResourceKey, State
-from controlplane.services import admission
+from controlplane.services import admission, waivers
+from controlplane.services.access import Access
 from controlplane.services.ports import Clock
 from controlplane.services.record import busy_with, cancel, decide, free, note, queue, start
 from controlplane.services.references import must_be_local, resolve
@@ -45,8 +46,9 @@ _STOPPED = frozenset(
 class Moves(Stored):
     kind = Kind.MOVE
 
-    def __init__(self, *, store: Store, clock: Clock, bounds: Bounds) -> None:
+    def __init__(self, *, store: Store, clock: Clock, bounds: Bounds, access: Access) -> None:
         super().__init__(store=store, clock=clock)
+        self._access = access
         self._bounds = bounds
 
     def shown(self, tx: Tx, resource: Resource) -> Resource:
@@ -64,6 +66,9 @@ class Moves(Stored):
 
     def put(self, caller: Caller, key: ResourceKey, wish: Wish) -> Granted:
         now = self.clock.now()
+        with self.store.read() as tx:
+            standing = tx.resources.find(key)
+        waivers.must_be_allowed(self._access, caller, key, wish.spec, standing)
         with self.store.begin() as tx:
             in_living_workspace(tx, key)
             before = tx.resources.find(key)
@@ -72,7 +77,11 @@ class Moves(Stored):
                 granted = self.write(tx, key, wish, status={}, now=now)
                 return replace(granted, operation=_latest(tx, before, instance))
             kind = self._admit(tx, key, wish.spec, instance, before)
+            givers = waivers.given(wish.spec, before, caller)
+            waivers.noted(tx, caller, key, waivers.fresh(wish.spec, before), now)
             granted = self.write(tx, key, wish, status={"phase": admission.QUEUED}, now=now)
+            tx.resources.patch_status(granted.resource.id, {waivers.WAIVED_BY: givers}, now=now)
+            granted = replace(granted, resource=tx.resources.get(key))
             operation = self._begin(tx, caller, kind, granted.resource, instance, now=now)
             note(tx, caller, "put", key, now, instance=str(instance.key))
             return replace(granted, resource=tx.resources.get(key), operation=operation)
@@ -230,7 +239,7 @@ def _order(move: Resource, *, planned: bool) -> dict[str, object]:
         "maxBandwidth": spec.get("maxBandwidth"),
         "maxDowntimeSeconds": spec.get("maxDowntime"),
         "planDigest": spec.get("planDigest") if planned else None,
-        "waivers": spec.get("waivers", []),
+        "waivers": waivers.ordered(move),
     }
 
 

@@ -41,6 +41,7 @@ _SUBJECTS = {
     OperationKind.VERIFY_SITE: Kind.SITE,
     OperationKind.SWEEP: Kind.SITE,
     OperationKind.RELEASE_ORPHAN: Kind.SITE,
+    OperationKind.SCAN: Kind.SITE,
     OperationKind.IMPORT_IMAGE: Kind.IMAGE,
     OperationKind.DELETE_IMAGE: Kind.IMAGE,
 }
@@ -201,11 +202,9 @@ def _step(step: Step) -> Json:
         "message": step.message,
     }
     if step.ended_at is not None:
-        seconds = (step.ended_at - step.started_at).total_seconds()
-        outside = seconds - step.provider_seconds - step.copy_seconds
         entry["endedAt"] = stamp(step.ended_at)
-        entry["seconds"] = round(seconds, 3)
-        entry["overheadSeconds"] = round(max(outside, 0.0), 3)
+        entry["seconds"] = round(step.seconds or 0.0, 3)
+        entry["overheadSeconds"] = round(step.overhead, 3)
     return entry
 
 

@@ -28,6 +28,7 @@ _ACTIONS = {
     "verify": OperationKind.VERIFY_SITE,
     "survey": OperationKind.SURVEY,
     "sweep": OperationKind.SWEEP,
+    "scan": OperationKind.SCAN,
 }
 _KEPT = frozenset(ArtefactState) - {ArtefactState.RELEASED}
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import GIB, MIB
 from controlplane.domain.operation import Decision
 from controlplane.domain.plan import Cutover, PassPolicy
-from controlplane.planning.passes import COPYING, Next, PassDone, downtime, gate, next_pass, rest
+from controlplane.planning.passes import (
+    COPYING,
+    Gate,
+    Next,
+    PassDone,
+    downtime,
+    gate,
+    in_turn,
+    next_pass,
+    rest,
+)
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SIZE = 4 * GIB
@@ -129,3 +139,24 @@ def test_a_window_that_has_passed_stays_shut_for_everybody():
     policy = PassPolicy(warm=True, cutover=Cutover(not_after=NOON - timedelta(seconds=1)))
     answer = gate(policy, Next.FINAL, Decision.CUTOVER, NOON)
     assert (answer.open, answer.missed) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("decision", "others", "opens"),
+    [
+        (Decision.NONE, 3, True),
+        (Decision.NONE, 4, False),
+        (Decision.NONE, 9, False),
+        (Decision.CUTOVER, 9, True),
+    ],
+)
+def test_a_cutover_waits_for_its_turn_unless_a_person_says_now(decision, others, opens):
+    answer = in_turn(Gate(open=True), decision, others, 4)
+    assert answer.open is opens
+    assert answer.turn is not opens
+    assert opens or f"{others} other moves are being cut over" in answer.why
+
+
+def test_a_gate_that_is_shut_stays_as_it_is():
+    shut = Gate(open=False, why="it is on hold")
+    assert in_turn(shut, Decision.NONE, 9, 4) == shut

@@ -67,6 +67,22 @@ def test_a_site_that_cannot_snapshot_blocks_a_warm_move_and_nothing_else():
     assert [(f.id, f.severity) for f in found] == [("SRC05", Severity.BLOCKER)]
 
 
+@pytest.mark.parametrize(
+    ("agent", "severity", "words"),
+    [
+        (True, Severity.INFO, "its agent answers"),
+        (None, Severity.INFO, "could not be seen"),
+        (False, Severity.WARNING, "no agent answers"),
+    ],
+)
+def test_a_guest_to_be_paused_is_warned_of_when_no_agent_answers_in_it(agent, severity, words):
+    source = site("a", changes=Changes.WHILE_ALIVE)
+    _, found = policy(source, site("b"), WarmWish(), runs=True, agent=agent)
+    assert [(f.id, f.severity) for f in found] == [("GST10", severity)]
+    assert words in found[0].evidence
+    assert bool(found[0].remedy) is (severity is Severity.WARNING)
+
+
 def test_the_budget_follows_the_downtime_that_is_allowed():
     wish = WarmWish(method=Method.WARM, max_downtime=timedelta(seconds=60))
     chosen, _ = policy(site("a"), site("b"), wish, runs=True)
