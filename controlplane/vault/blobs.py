@@ -11,6 +11,7 @@ from controlplane.domain.vault import (
     Ref,
 )
 from controlplane.vault.index import ChunkIndex
+from controlplane.vault.manifest import KeptPages
 from controlplane.vault.pack import KEY_MISSING, Pack, Packs
 from controlplane.vault.sealing import Blob, Unsealable
 
@@ -27,13 +28,16 @@ class _Fetch:
 
 
 class Blobs:
-    """Plain bytes of references within one domain."""
+    """Plain bytes of references within one domain; `kept` is shared with all others."""
 
-    def __init__(self, *, domain: str, packs: Packs, index: ChunkIndex, pool: Executor) -> None:
+    def __init__(
+        self, *, domain: str, packs: Packs, index: ChunkIndex, pool: Executor, kept: KeptPages
+    ) -> None:
         self._domain = domain
         self._packs = packs
         self._index = index
         self._pool = pool
+        self.kept = kept
 
     def page(self, ref: Ref) -> bytes:
         got = self.fetch([ref])[0]

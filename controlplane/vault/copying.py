@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from time import monotonic
 from typing import TypeVar
 
-from controlplane.domain.disk import BlockReader
+from controlplane.domain.disk import BlockReader, is_forward
 from controlplane.domain.errors import Integrity
 from controlplane.domain.vault import (
     FANOUT,
@@ -26,12 +26,13 @@ from controlplane.vault.ports import (
     DomainKeys,
 )
 from controlplane.vault.sealing import Unsealable
-from controlplane.vault.stride import Stride
+from controlplane.vault.stride import PARTS, Stride
 from controlplane.vault.worker import Base, Tools, Worker
 
 _WORKERS = 2
 _POLL = 0.2
 _HEED = 0.05
+_LEAVES = 64
 
 
 T = TypeVar("T")
@@ -75,7 +76,9 @@ class Copy:
         self._next = 0
         self._passed = 0
         self._states: dict[bytes, PackState] = {}
-        self._workers = [Worker(self) for _ in range(_WORKERS)]
+        # Two would take turns at places that lie a leaf apart.
+        threads = 1 if is_forward(reader) else _WORKERS
+        self._workers = [Worker(self) for _ in range(threads)]
 
     def run(self) -> DiskCopied:
         stopped, told = False, 0.0
@@ -98,16 +101,24 @@ class Copy:
             raise CopyStopped
         return self._finish()
 
-    def next_leaf(self) -> LeafWork | None:
+    def next_leaves(self) -> list[LeafWork]:
+        """Those that one stride of reading brings; none when all are taken."""
+        leaves: list[LeafWork] = []
         with self.reading:
+            parts, room = PARTS, self.stride.length
             for work in self._works:
                 # Holes on the way, and leaves that an earlier attempt covered, are done.
                 self._passed += (work.index - self._next) * self.layout.leaf
                 self._next = work.index + 1
-                if work.index not in self.covered:
-                    return work
-                self._passed += self.layout.leaf_length(work.index)
-            return None
+                if work.index in self.covered:
+                    self._passed += self.layout.leaf_length(work.index)
+                    continue
+                leaves.append(work)
+                wanted = [end - start for start, end in work.runs()]
+                parts, room = parts - len(wanted), room - sum(wanted) * self.layout.chunk
+                if parts <= 0 or room <= 0 or len(leaves) == _LEAVES:
+                    break
+        return leaves
 
     def cover(self, leaves: Sequence[LeafDone]) -> None:
         self.covered.update({leaf.index: leaf for leaf in leaves})

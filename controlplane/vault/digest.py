@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from blake3 import blake3
 
-from controlplane.domain.disk import BlockReader, ExtentKind, read_each
+from controlplane.domain.disk import BlockReader, ExtentKind, is_forward, read_each
 from controlplane.domain.errors import Integrity, Invalid
 from controlplane.domain.vault import (
     BLOCK,
@@ -122,8 +122,9 @@ class _Digest:
         self._read = 0
 
     def run(self) -> str:
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="digest") as pool:
-            pending = {pool.submit(self._work) for _ in range(_WORKERS)}
+        threads = 1 if is_forward(self._reader) else _WORKERS
+        with ThreadPoolExecutor(threads, thread_name_prefix="digest") as pool:
+            pending = {pool.submit(self._work) for _ in range(threads)}
             try:
                 while pending:
                     done, pending = wait(pending, timeout=_POLL)

@@ -8,7 +8,8 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
 
 from controlplane.domain.errors import Integrity
 from controlplane.domain.vault import (
@@ -22,9 +23,12 @@ _HEAD = struct.Struct(">4sBQHH")
 _ENTRY = struct.Struct(">HI32s32s")
 _MAGIC = b"fpg1"
 _ZERO = b"\xff\xff"
-_PAGES = 32
+_PAGES, _OUTLINES = 256, 8192
 
+K = TypeVar("K")
+V = TypeVar("V")
 Entries = tuple[Ref | None, ...]
+_Page = tuple[bytes, int, int]
 
 
 def encode(level: int, index: int, entries: Sequence[Ref | None]) -> bytes:
@@ -61,6 +65,21 @@ def decode(page: bytes, level: int, index: int, count: int) -> Entries:
 def same(one: Ref | None, other: Ref | None) -> bool:
     """Whether both refer to equal content, wherever it is stored."""
     return (one and one.digest) == (other and other.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """The packs that a page's entries lie in, and how many entries are not zero."""
+
+    packs: tuple[bytes, ...]
+    entries: int
+
+
+def outline(page: bytes) -> Outline:
+    """Told by the page's head and length, without looking at its entries."""
+    _, _, _, packs, count = _HEAD.unpack_from(page)
+    body = len(page) - _HEAD.size - 32 * packs - len(_ZERO) * count
+    return Outline(packs=packs_of(page), entries=body // (_ENTRY.size - len(_ZERO)))
 
 
 def packs_of(page: bytes) -> tuple[bytes, ...]:
@@ -106,14 +125,46 @@ class Shape:
         )
 
 
+class Recent(Generic[K, V]):
+    """The last `most` that were used. For many threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def keep(self, key: K, value: V) -> None:
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+
+class KeptPages:
+    """What was read lately of pages, of any tree: entries by id and place, outlines by id."""
+
+    def __init__(self) -> None:
+        self.entries: Recent[_Page, Entries] = Recent(_PAGES)
+        self.outlines: Recent[bytes, Outline] = Recent(_OUTLINES)
+
+
 class Pages(Protocol):
     """Fetches the plain bytes of a page blob; Integrity when damaged."""
+
+    kept: KeptPages
 
     def page(self, ref: Ref) -> bytes: ...
 
 
 class Tree:
-    """Reading one disk's manifest; keeps a few pages."""
+    """Reading one disk's manifest."""
 
     def __init__(self, *, pages: Pages, layout: Layout, top: Ref | None) -> None:
         self._pages = pages
@@ -121,7 +172,6 @@ class Tree:
         self._layout = layout
         self._top = top
         self._levels = levels(layout)
-        self._kept: OrderedDict[tuple[int, int], Entries] = OrderedDict()
 
     def page_ref(self, level: int, index: int) -> Ref | None:
         """The reference to a page; None where all of it is zero."""
@@ -132,19 +182,27 @@ class Tree:
 
     def entries(self, level: int, index: int) -> Entries | None:
         """The entries of a page; None where all of it is zero."""
-        key = (level, index)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
         ref = self.page_ref(level, index)
         if ref is None:
             return None
-        count = self._shape.entries(level, index)
-        entries = decode(self._pages.page(ref), level, index, count)
-        self._kept[key] = entries
-        while len(self._kept) > _PAGES:
-            self._kept.popitem(last=False)
+        entries = self._pages.kept.entries.get((ref.id, level, index))
+        if entries is None:
+            count = self._shape.entries(level, index)
+            entries = decode(self._pages.page(ref), level, index, count)
+            self._pages.kept.entries.keep((ref.id, level, index), entries)
         return entries
+
+    def made(self, ref: Ref, level: int, index: int, entries: Sequence[Ref | None]) -> None:
+        """A page that was just stored: whoever reads the point next need not fetch it."""
+        self._pages.kept.entries.keep((ref.id, level, index), tuple(entries))
+
+    def outline(self, ref: Ref) -> Outline:
+        """Of the page that is referred to."""
+        known = self._pages.kept.outlines.get(ref.id)
+        if known is None:
+            known = outline(self._pages.page(ref))
+            self._pages.kept.outlines.keep(ref.id, known)
+        return known
 
     def chunk(self, number: int) -> Ref | None:
         entries = self.entries(0, number // FANOUT)

@@ -1,5 +1,6 @@
 """Which references may still be relied upon, and what of an earlier attempt may be kept."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from controlplane.domain.errors import Integrity
@@ -26,17 +27,25 @@ class Usable:
         self._records = records
         self._domain = domain
         self._damaged = records.damaged(domain)
-        self._states: dict[bytes, PackState | None] = {}
+        self._touched = {damage.pack for damage in self._damaged}
+        self._good: dict[bytes, bool] = {}
 
     def __call__(self, ref: Ref) -> bool:
-        if ref.pack not in self._states:
-            self._states[ref.pack] = self._records.states([ref.pack]).get(ref.pack)
+        if not self._is_good(ref.pack):
+            return False
+        if ref.pack not in self._touched:
+            return True
         whole = Damage(domain=self._domain, pack=ref.pack)
-        return (
-            self._states[ref.pack] in _GOOD
-            and whole not in self._damaged
-            and replace(whole, position=ref.position) not in self._damaged
-        )
+        return not {whole, replace(whole, position=ref.position)} & self._damaged
+
+    def whole(self, packs: Iterable[bytes]) -> bool:
+        """Whether every blob of these packs may be relied upon."""
+        return all(self._is_good(pack) and pack not in self._touched for pack in packs)
+
+    def _is_good(self, pack: bytes) -> bool:
+        if pack not in self._good:
+            self._good[pack] = self._records.states([pack]).get(pack) in _GOOD
+        return self._good[pack]
 
 
 def recheck(session: Session, *, records: VaultRecords, blobs: Blobs, usable: Usable) -> Session:

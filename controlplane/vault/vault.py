@@ -21,7 +21,7 @@ from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
 from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
-from controlplane.vault.manifest import Tree
+from controlplane.vault.manifest import KeptPages, Tree
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
@@ -61,6 +61,7 @@ class Vault:
         self._signer = signer
         self._clock = clock
         self._packs = Packs(objects=objects, keys=keys)
+        self._kept = KeptPages()
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records
         )
@@ -121,7 +122,7 @@ class Vault:
         over = None
         if former is not None and former.chunk == session.layout.chunk:
             tree = Tree(pages=blobs, layout=former.layout, top=former.top)
-            over = Base(tree=tree, size=former.size, unusable=lambda ref: not usable(ref))
+            over = Base(tree=tree, size=former.size, usable=usable)
         tools = Tools(
             records=self._records, objects=self._objects, packs=self._packs, index=self._index,
             clock=self._clock,
@@ -274,4 +275,6 @@ class Vault:
             self._objects.delete(name)
 
     def _blobs(self, domain: str) -> Blobs:
-        return Blobs(domain=domain, packs=self._packs, index=self._index, pool=self._pool)
+        return Blobs(
+            domain=domain, packs=self._packs, index=self._index, pool=self._pool, kept=self._kept
+        )

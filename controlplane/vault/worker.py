@@ -11,7 +11,6 @@ from typing import Protocol
 from controlplane.domain.disk import BlockReader, read_each
 from controlplane.domain.errors import FedctlError, Integrity
 from controlplane.domain.vault import (
-    FANOUT,
     Layout,
     LeafDone,
     Ref,
@@ -29,6 +28,7 @@ from controlplane.vault.ports import (
 )
 from controlplane.vault.sealing import PAGE, blob_id
 from controlplane.vault.stride import Stride
+from controlplane.vault.usable import Usable
 
 _RECENT = 65536
 
@@ -46,11 +46,11 @@ class Tools:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The earlier point that `unchanged` extents refer to, and what of it cannot be used."""
+    """The earlier point that `unchanged` extents refer to, and what of it can be used."""
 
     tree: Tree
     size: int
-    unusable: Callable[[Ref], bool]
+    usable: Usable
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -60,6 +60,17 @@ class Count:
     read: int = 0
     fresh: int = 0
     stored: int = 0
+
+
+class _Leaf:
+    """A leaf in the making; `whole` is its page where all of it is as in the base, of `chunks`."""
+
+    def __init__(self, work: LeafWork) -> None:
+        self.work = work
+        self.refs: list[Ref | None] = [None] * len(work.kinds)
+        self.whole: Ref | None = None
+        self.chunks = 0
+        self.count = Count()
 
 
 class Run(Protocol):
@@ -75,7 +86,7 @@ class Run(Protocol):
     stride: Stride
     stop: threading.Event
 
-    def next_leaf(self) -> LeafWork | None: ...
+    def next_leaves(self) -> list[LeafWork]: ...
 
     def cover(self, leaves: Sequence[LeafDone]) -> None: ...
 
@@ -127,12 +138,15 @@ class Worker:
         if base is not None and self._layout.size == base.size:
             with base.lock:
                 known = base.tree.page_ref(level, index)
-            if known is not None and known.id == identity and not base.unusable(known):
+            if known is not None and known.id == identity and base.usable(known):
                 return known
         pack = self._writer()
         position, stored = pack.add(identity, PAGE, body)
         self.count.stored += stored
-        return Ref(pack=pack.id, position=position, id=identity, digest=digest)
+        made = Ref(pack=pack.id, position=position, id=identity, digest=digest)
+        if base is not None:
+            base.tree.made(made, level, index, refs)
+        return made
 
     def finish(self) -> None:
         """Everything of this thread is durable and on record when this returns."""
@@ -185,68 +199,90 @@ class Worker:
 
     def _leaves(self) -> None:
         while not self._copy.stop.is_set():
-            work = self._copy.next_leaf()
-            if work is None:
+            works = self._copy.next_leaves()
+            if not works:
                 self.complete = True
                 return
-            done = self._leaf(work)
-            if done is None:
+            leaves = {work.index: _Leaf(work) for work in works}
+            for leaf in leaves.values():
+                if not self._take_over_whole(leaf):
+                    self._take_over(leaf.work, leaf.refs)
+            if not self._read(leaves):
                 return
-            self._unsealed.append(done)
-            self.count.done += self._layout.leaf_length(work.index)
+            for leaf in leaves.values():
+                self._unsealed.append(self._done(leaf))
+                self.count.done += self._layout.leaf_length(leaf.work.index)
             self._seal_when_full()
 
-    def _leaf(self, work: LeafWork) -> LeafDone | None:
-        """None when it was stopped on the way."""
-        refs: list[Ref | None] = [None] * len(work.kinds)
-        before = Count(read=self.count.read, fresh=self.count.fresh, stored=self.count.stored)
-        whole = self._take_over(work, refs)
-        if whole is None:
-            first, layout = work.index * FANOUT, self._layout
-            runs = (
-                ((first + start) * layout.chunk, min((first + end) * layout.chunk, layout.size))
-                for start, end in work.runs()
-            )
-            for parts in self._copy.stride.groups(runs):
-                if not self._batch(first, parts, refs):
-                    return None
-                self._seal_when_full()
-            whole = self.page(self._shape, 0, work.index, refs)
+    def _read(self, leaves: dict[int, "_Leaf"]) -> bool:
+        """All that the leaves want, read together; False when it was stopped on the way."""
+        layout = self._layout
+        runs = (
+            (at + start * layout.chunk, min(at + end * layout.chunk, layout.size))
+            for index, leaf in leaves.items()
+            if leaf.whole is None
+            for at in [index * layout.leaf]
+            for start, end in leaf.work.runs()
+        )
+        for parts in self._copy.stride.groups(runs):
+            if not self._batch(parts, leaves):
+                return False
+            self._seal_when_full()
+        return True
+
+    def _done(self, leaf: "_Leaf") -> LeafDone:
+        index, before = leaf.work.index, self.count.stored
+        ref = leaf.whole or self.page(self._shape, 0, index, leaf.refs)
         return LeafDone(
-            index=work.index,
-            ref=whole,
-            chunks=sum(ref is not None for ref in refs),
-            read=self.count.read - before.read,
-            fresh=self.count.fresh - before.fresh,
-            stored=self.count.stored - before.stored,
+            index=index,
+            ref=ref,
+            chunks=leaf.chunks if leaf.whole else sum(ref is not None for ref in leaf.refs),
+            read=leaf.count.read,
+            fresh=leaf.count.fresh,
+            stored=leaf.count.stored + self.count.stored - before,
         )
 
-    def _take_over(self, work: LeafWork, refs: list[Ref | None]) -> Ref | None:
-        """Fill in what the base has; the page itself when nothing of it changed."""
+    def _take_over_whole(self, leaf: _Leaf) -> bool:
+        """Whether nothing of it changed and the base's page can be referred to as it is."""
+        base, index = self._copy.base, leaf.work.index
+        if base is None or not leaf.work.all_same or not self._in_base(index):
+            return False
+        with base.lock:
+            try:
+                page = base.tree.page_ref(0, index)
+                told = base.tree.outline(page) if page is not None else None
+            except Integrity:
+                return False
+        if page is None or told is None:
+            return False
+        if base.usable(page) and base.usable.whole(told.packs):
+            leaf.whole, leaf.chunks = page, told.entries
+            return True
+        return False
+
+    def _take_over(self, work: LeafWork, refs: list[Ref | None]) -> None:
+        """Fill in what the base has; what of it cannot be used is read again."""
         same = work.same()
         if not same:
-            return None
+            return
         base = self._copy.base
         if base is None:
             for i in same:
                 work.reread(i)
-            return None
+            return
         with base.lock:
             try:
                 entries = base.tree.entries(0, work.index) if self._in_base(work.index) else ()
-                page = base.tree.page_ref(0, work.index) if entries else None
             except Integrity:
-                entries, page = (), None
+                entries = ()
         if entries is None:
-            return None
+            return
         for i in same:
             ref = entries[i] if i < len(entries) else None
-            if i >= len(entries) or (ref is not None and base.unusable(ref)):
+            if i >= len(entries) or (ref is not None and not base.usable(ref)):
                 work.reread(i)
             else:
                 refs[i] = ref
-        whole = work.all_same and page is not None and not base.unusable(page)
-        return page if whole else None
 
     def _in_base(self, leaf: int) -> bool:
         """Leaves that both disks have whole; the rest is read."""
@@ -256,7 +292,7 @@ class Worker:
         end = leaf * self._layout.leaf + self._layout.leaf_length(leaf)
         return base.size == self._layout.size or (end % self._layout.leaf == 0 and end <= base.size)
 
-    def _batch(self, leaf_first: int, parts: list[tuple[int, int]], refs: list[Ref | None]) -> bool:
+    def _batch(self, parts: list[tuple[int, int]], leaves: dict[int, "_Leaf"]) -> bool:
         """False when the copy was stopped before its turn to read came."""
         with self._copy.reading:
             if self._copy.stop.is_set():
@@ -268,12 +304,17 @@ class Worker:
                 raise Integrity(
                     f"the source gave {len(data)} bytes at {offset} instead of {length}"
                 )
+            leaf = leaves[offset // self._layout.leaf]
+            fresh, stored = self.count.fresh, self.count.stored
+            self._run(offset % self._layout.leaf // self._layout.chunk, data, leaf.refs)
             self.count.read += length
-            self._run(offset // self._layout.chunk - leaf_first, data, refs)
+            leaf.count.read += length
+            leaf.count.fresh += self.count.fresh - fresh
+            leaf.count.stored += self.count.stored - stored
         return True
 
     def _run(self, start: int, data: bytes, refs: list[Ref | None]) -> None:
-        """Chunks of the leaf from `start` on, which were read together."""
+        """Chunks of a leaf from `start` on, which were read together."""
         layout, length = self._layout, len(data)
         view = memoryview(data)
         wanted: dict[int, tuple[bytes, bytes, memoryview]] = {}

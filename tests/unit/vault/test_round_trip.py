@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 from uuid import UUID
 
 import pytest
@@ -11,9 +12,8 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import GIB, KIB, MIB, ExtentKind, Mark
 from controlplane.domain.errors import Conflict, Invalid, NotFound
 from controlplane.domain.ids import InstanceId, TenantName
-from controlplane.domain.vault import (
-    Layout,
-)
+from controlplane.domain.vault import FANOUT, Layout, Ref
+from controlplane.services.bandwidth import Pace, PacedReader
 from controlplane.vault import manifest
 from controlplane.vault.digest import digest
 from controlplane.vault.heads import head_hash, read_head
@@ -51,6 +51,35 @@ def test_a_disk_comes_out_as_it_went_in(world, vault, data):
     assert read_all(vault, point, step=10_007) == data
     assert copied.size == len(data)
     assert copied.digest == digest(Bytes(data), length=len(data)) == vault.open(point, 0).digest
+
+
+class Forward(Bytes):
+    """A disk that notes where it was asked to go back."""
+
+    forward = True
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.back = getattr(self, "back", 0) + any(offset < at for at, _ in self.reads)
+        return super().read(offset, length)
+
+
+def test_a_disk_that_comes_in_order_is_read_in_order(world, vault):
+    """Also where its reader keeps to a pace; data in two leaves, which two threads would share."""
+    content = some_disk(3, "R" * 80 + "Z" * 432 + "R" * 80)
+    extents = [(80 * CHUNK, ExtentKind.DATA), (432 * CHUNK, ExtentKind.ZERO)]
+    disk = Forward(content, [*extents, (80 * CHUNK, ExtentKind.DATA)])
+    point, _ = world.take(vault, PacedReader(disk, Pace(_Free(), "a", None, threading.Event())))
+    assert len(disk.reads) > 2
+    assert disk.back == 0
+    disk.reads.clear()
+    assert digest(disk, length=disk.size) == vault.open(point, 0).digest
+    assert len(disk.reads) > 2
+    assert disk.back == 0
+
+
+class _Free:
+    def owed(self, *_: object) -> float:
+        return 0.0
 
 
 @settings(max_examples=25, deadline=None)
@@ -152,10 +181,23 @@ def test_unchanged_extents_are_taken_over_without_reading(world, vault):
     point, copied = world.take(vault, source, base=base)
     assert source.reads == [(CHUNK, CHUNK)]
     assert copied.bytes_new == CHUNK
+    assert copied.chunks == 8
     assert read_all(vault, point) == bytes(new)
     assert copied.digest == digest(Bytes(bytes(new)), length=len(new))
     vault.forget(base)
     assert read_all(vault, point) == bytes(new)
+
+
+@given(kinds=st.lists(st.sampled_from([None, 0, 1, 2]), max_size=FANOUT))
+def test_a_page_tells_its_packs_and_entries_without_being_read(kinds: list[int | None]):
+    names = [bytes([n]) * 32 for n in range(3)]
+    refs = [
+        None if n is None else Ref(pack=names[n], position=7, id=names[n], digest=names[n])
+        for n in kinds
+    ]
+    told = manifest.outline(manifest.encode(0, 4, refs))
+    assert sorted(told.packs) == sorted({names[n] for n in kinds if n is not None})
+    assert told.entries == sum(n is not None for n in kinds)
 
 
 def test_a_grown_disk_takes_over_what_it_can(world, vault):
