@@ -16,6 +16,7 @@ from controlplane.services.assembly import Assembly, SystemClock, assemble, boun
 from controlplane.services.bandwidth import Bandwidth
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
+from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
@@ -82,7 +83,8 @@ def hands(settings: Settings, parts: Assembly) -> Hands:
             vault=parts.vault,
             bandwidth=bandwidth,
         ),
-        control=ControlActivities(store, now),
+        control=ControlActivities(store, now, cutovers=settings.cutovers_at_once),
+        adoption=AdoptionActivities(store, steps, connect, now),
     )
 
 

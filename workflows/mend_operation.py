@@ -5,19 +5,24 @@ from dataclasses import replace
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
+from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import Manner, Power
 from controlplane.domain.operation import OperationState
 from controlplane.domain.plan import MovePlan
+from workflows.activities.adoption import AdoptionActivities, Tag
 from workflows.activities.endings import EndingActivities, Outcome
 from workflows.activities.lookups import LookupActivities, Stuck
 from workflows.activities.orders import At, SetPower
-from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.records import RecordActivities, Retain, Switch
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.calls import OperationOrder, call, forward, record
 from workflows.failures import problem_of
+from workflows.source import given_up
+
+_SCAFFOLDING = frozenset({ArtefactKind.IMAGE, ArtefactKind.SNAPSHOT})
 
 
 @workflow.defn
@@ -25,7 +30,8 @@ class MendOperation:
     """Ends the operation when it works; otherwise it goes on needing attention.
 
     A move that switched is finished forward. One that did not: its target is stopped before its
-    source may start. Of anything else, what was made is on record and goes with the instance.
+    source may start. What an adoption tagged loses its tag. Of anything else, what was made is on
+    record and goes with the instance.
     """
 
     @workflow.run
@@ -47,10 +53,12 @@ class MendOperation:
 
     async def _mend(self, stuck: Stuck) -> OperationState:
         work, plan = stuck.work, stuck.plan
+        if stuck.adopting:
+            return await self._give_back(stuck)
         if plan is None:
             return OperationState.FAILED
         if stuck.switched:
-            await call(SiteActivities.connect_nics, _at(work, plan, "mend: connect"))
+            await self._finish_forward(work, plan)
             return OperationState.SUCCEEDED
         await self._stop_target(work, plan)
         source = At(work=work, site=plan.source, artefact=plan.copy, step="mend: unfence source")
@@ -63,6 +71,36 @@ class MendOperation:
             await call(
                 SiteActivities.wait_power, replace(on, at=replace(source, step="mend: source on"))
             )
+        return OperationState.ROLLED_BACK
+
+    async def _finish_forward(self, work: Work, plan: MovePlan) -> None:
+        """What comes after the switch; staged images are written down, and go with the old copy."""
+        target = _at(work, plan, "mend: connect")
+        if not workflow.patched("2026-12-mend-forward"):
+            await call(SiteActivities.connect_nics, target)
+            return
+        again = Switch(work=work, plan=plan, copy=target.artefact)
+        await call(RecordActivities.switch_home, again)
+        await call(SiteActivities.connect_nics, target)
+        source = At(work=work, site=plan.source, artefact=plan.copy, step="mend: retire source")
+        await given_up(source)
+        for artefact in await record(LookupActivities.made_at_target, work):
+            if artefact.kind in _SCAFFOLDING:
+                kept = Retain(work=work, artefact=artefact.id, kind=artefact.kind)
+                await record(RecordActivities.retain, kept)
+
+    async def _give_back(self, stuck: Stuck) -> OperationState:
+        """Nothing is switched off or deleted: the machine was there before."""
+        work = stuck.work
+        await record(RecordActivities.unplaced, work)
+        for artefact in stuck.adopted:
+            step = f"mend: untag {artefact.kind} {artefact.ref}"
+            at = At(work=work, site=artefact.site, artefact=artefact.id, step=step)
+            tag = Tag(at=at, kind=artefact.kind, ref=artefact.ref or "")
+            await call(AdoptionActivities.disown, tag)
+        operation = str(work.operation)
+        await record(RecordActivities.release_lease, operation)
+        await record(AdoptionActivities.forget_record, operation)
         return OperationState.ROLLED_BACK
 
     async def _stop_target(self, work: Work, plan: MovePlan) -> None:

@@ -16,9 +16,10 @@ from controlplane.domain.plan import CheckKind, MovePlan
 from controlplane.planning.passes import Gate, Next, downtime, next_pass
 from workflows.activities.control import AskGate, ControlActivities, Offer
 from workflows.activities.endings import Outcome
+from workflows.activities.lookups import LookupActivities
 from workflows.activities.moving import Proof
 from workflows.activities.orders import At, Fence, Probe, SetPower
-from workflows.activities.planning import PlanActivities
+from workflows.activities.planning import LookAgain, PlanActivities
 from workflows.activities.records import Phase, RecordActivities, Retain, Switch
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
@@ -27,7 +28,6 @@ from workflows.calls import (
     OperationOrder,
     ask,
     call,
-    clean,
     forward,
     hurry,
     record,
@@ -39,8 +39,8 @@ from workflows.calls import (
 from workflows.ending import before, concluded, unstoppable
 from workflows.failures import problem_of, stops_without_unwinding
 from workflows.options import BEFORE_OFFER, EACH_RETURN, RETURN_AT_LEAST_EVERY
-from workflows.saga import Saga
-from workflows.source import Source
+from workflows.saga import Saga, together
+from workflows.source import Source, given_up
 from workflows.staging import DiskBytes
 from workflows.target import POWER_ON, Target
 
@@ -129,23 +129,48 @@ class _Run:
         if self.plan.passes.warm:
             await self._copy_while_it_runs()
             hurry()
+            await self._look_again()
         await self._phase("cutover")
         base = self.before_last = self.source.point
         if self.plan.passes.paused:
             # Its change list would die with its process.
             await self.source.pause()
+            if workflow.patched("2026-11-stop-beside-writing"):
+                await self.source.copy_paused()
+                await together(self._phase("target"), self._stop_copied(), self._bring_last(base))
+                self.arrived = True
+                await together(self._phase("acceptance"), self._accept(self._target()))
+                return
             await self.source.copy_paused()
+            await self.source.release_last()
             await self.source.stop()
         else:
             await self.source.stop()
             await self._phase("copying")
             await self.source.copy_stopped()
         await self._phase("target")
-        target = self._target()
-        await self._bring(target, "last ", base)
+        await self._bring_last(base)
         self.arrived = True
         await self._phase("acceptance")
-        await self._accept(target)
+        await self._accept(self._target())
+
+    async def _look_again(self) -> None:
+        """Hours may have passed since the preflight: nothing is stopped if its answer changed."""
+        if workflow.patched("2026-12-preflight-again"):
+            again = LookAgain(
+                operation=str(self.work.operation),
+                plan=self.plan,
+                made=self.target is not None and self.target.made,
+            )
+            await call(PlanActivities.look_again, again)
+
+    async def _stop_copied(self) -> None:
+        """The paused source, whose last changes were read, is off and fenced for good."""
+        await self.source.stop()
+        await self.source.release_last()
+
+    async def _bring_last(self, base: UUID | None) -> None:
+        await self._bring(self._target(), "last ", base)
 
     async def _copy_while_it_runs(self) -> None:
         """Passes until the rest fits the budget and nobody objects to the cutover."""
@@ -158,7 +183,7 @@ class _Run:
         while not (gate := await self._gate()).open:
             if self._following() is not Next.PASS:
                 await self._phase("waiting")
-                if await self.nudge.within(gate.look_again):
+                if await self.nudge.within(gate.look_again) or gate.turn:
                     continue
                 await self._phase("changes")
             await self._pass()
@@ -249,27 +274,35 @@ class _Run:
 
     async def switch_and_settle(self) -> None:
         target = self._target()
-        await unstoppable(
-            forward(
-                RecordActivities.switch_home,
-                Switch(
-                    work=self.work,
-                    plan=self.plan,
-                    copy=target.instance.artefact,
-                    holds=None if self.source.point is None else PointId(self.source.point),
-                ),
-            )
+        switch = Switch(
+            work=self.work,
+            plan=self.plan,
+            copy=target.instance.artefact,
+            holds=None if self.source.point is None else PointId(self.source.point),
         )
+        try:
+            await unstoppable(forward(RecordActivities.switch_home, switch))
+        except ActivityError as failure:
+            if await self._has_switched(failure):
+                self.saga.switch()
+            raise
         self.saga.switch()
         await unstoppable(forward(SiteActivities.connect_nics, target.at("connect", "instance")))
         if self.plan.was_on:
             self.downtime = workflow.now() - self.source.down_since
-        await unstoppable(_given_up(self.source.at("retire source")))
+        await unstoppable(given_up(self.source.at("retire source")))
         await unstoppable(self.source.tidy())
         await unstoppable(target.remove_images())
         if self.before_last is not None:
             point = str(self.before_last)
             await unstoppable(forward(TransferActivities.forget_point, point))
+
+    async def _has_switched(self, failure: ActivityError) -> bool:
+        """Whether the switch failed after its transaction: nobody stops what is the home now."""
+        if stops_without_unwinding(failure) or not workflow.patched("2026-12-has-switched"):
+            return False
+        operation = str(self.work.operation)
+        return await unstoppable(forward(LookupActivities.has_switched, operation))
 
     def result(self) -> dict[str, object]:
         proofs: list[Proof] = self.target.proofs if self.target else []
@@ -326,7 +359,7 @@ class _Run:
             )
             await undo(SiteActivities.set_power, off)
             await undo(SiteActivities.wait_power, off)
-            await _given_up(replace(at, step="undo: target nics"))
+            await given_up(replace(at, step="undo: target nics"))
         instance = kind is ArtefactKind.INSTANCE
         holds = self.target.holds if instance and self.target is not None else None
         await record(
@@ -349,25 +382,20 @@ class _Run:
         )
         on = SetPower(at=target.at(POWER_ON, "instance"), power=Power.ON, sole=True)
         await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)
-        await wait(SiteActivities.wait_power, replace(on, at=target.at("target runs", "instance")))
-        for index, check in enumerate(self.plan.checks):
-            if check.kind is CheckKind.BOOTED:
-                await wait(
-                    SiteActivities.probe_boot,
-                    Probe(
-                        at=target.at(f"check {index} booted", "instance"),
-                        pattern=check.pattern,
-                        within=check.within,
-                    ),
-                )
-
-
-async def _given_up(at: At) -> None:
-    """A copy that stays behind keeps no MAC or address from the next one.
-
-    That it did not work is written down with the step; a later move says what is in its way.
-    """
-    try:
-        await clean(SiteActivities.give_up_nics, at)
-    except ActivityError:
-        workflow.logger.info("the nics of a retained copy were not given up")
+        runs = replace(on, at=target.at("target runs", "instance"))
+        probes = [
+            Probe(
+                at=target.at(f"check {index} booted", "instance"),
+                pattern=check.pattern,
+                within=check.within,
+            )
+            for index, check in enumerate(self.plan.checks)
+            if check.kind is CheckKind.BOOTED
+        ]
+        if self.plan.passes.paused and workflow.patched("2026-11-stop-beside-writing"):
+            looks = (wait(SiteActivities.probe_boot, probe) for probe in probes)
+            await together(wait(SiteActivities.wait_power, runs), *looks)
+            return
+        await wait(SiteActivities.wait_power, runs)
+        for probe in probes:
+            await wait(SiteActivities.probe_boot, probe)

@@ -93,6 +93,9 @@ UNDO: Options = {
 BEFORE_OFFER, EACH_RETURN = timedelta(minutes=5), timedelta(minutes=1)
 RETURN_AT_LEAST_EVERY = timedelta(minutes=10)
 
+# Before an image that did not arrive is served anew: a gateway that died is back by then.
+IMAGE_AGAIN = (timedelta(seconds=5), timedelta(seconds=15))
+
 # Tidying up after success: what does not go soon is written down and goes later.
 CLEAN: Options = {
     "start_to_close_timeout": timedelta(minutes=2),

@@ -81,6 +81,19 @@ class Saga:
         return bool(self._undos) and self._undos[-1] in undos
 
 
+async def together(*parts: Awaitable[object]) -> None:
+    """Side by side, to the end of each; the first failure ends the others after their step."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()  # one that has ended stays as it is
+        await settled(workflow.wait(tasks))
+    for task in done:
+        task.result()
+
+
 async def settled(do: Awaitable[T]) -> T:
     """Await `do` to its end even when cancelled meanwhile; then the cancel is raised."""
     task = asyncio.ensure_future(do)

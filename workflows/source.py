@@ -211,13 +211,20 @@ class Source:
         """
         before, self._snapshot = self._snapshot, await self._take(len(self._passes))
         self._before_last = before
-        point = derived(self.work.operation, "point")
-        await self._copy("", point, (), snapshot=self._snapshot, since=before)
+        await self._copy("", self._last, (), snapshot=self._snapshot, since=before)
 
     async def copy_stopped(self) -> None:
         """All of it, or what changed since the last pass."""
-        point = derived(self.work.operation, "point")
-        await self._copy("", point, (), snapshot=None, since=self._snapshot)
+        await self._copy("", self._last, (), snapshot=None, since=self._snapshot)
+        await self.release_last()
+
+    @property
+    def _last(self) -> UUID:
+        return derived(self.work.operation, "point")
+
+    async def release_last(self) -> None:
+        """The exports of the last copy go; a source that goes on again goes on without them."""
+        await self._release("", ())
 
     async def _drop(self, snapshot: "_Snapshot") -> None:
         await remove(SiteActivities.remove, snapshot.removal("remove"))
@@ -253,7 +260,8 @@ class Source:
         since: "_Snapshot | None",
     ) -> float:
         """Every disk into `point`; seconds spent in reading them."""
-        self.domain = await record(LookupActivities.domain_of, str(self.work.operation))
+        if not self.domain or not workflow.patched("2026-11-domain-once"):
+            self.domain = await record(LookupActivities.domain_of, str(self.work.operation))
         copied: list[Copied] = []
         releases: list[Undo] = []
         reading = timedelta()
@@ -289,14 +297,17 @@ class Source:
                 copied=tuple(copied),
             ),
         )
-        for disk in self.plan.target.disks:
-            step = f"{label}release export {disk.index}"
-            await wait(SiteActivities.release_export, self._export(step, disk, part))
         if part:
+            await self._release(label, part)
             for release in releases:
                 self._saga.done_with(release)
         self._took(point, copied)
         return reading.total_seconds()
+
+    async def _release(self, label: str, part: tuple[object, ...]) -> None:
+        for disk in self.plan.target.disks:
+            step = f"{label}release export {disk.index}"
+            await wait(SiteActivities.release_export, self._export(step, disk, part))
 
     async def _copy_disk(
         self, prepare: Export, order: CopyDisk, release: Undo
@@ -358,3 +369,14 @@ class _Snapshot:
 
     async def take_back(self) -> None:
         await self.tidied("undo")
+
+
+async def given_up(at: At) -> None:
+    """A copy that stays behind keeps no MAC or address from the next one.
+
+    That it did not work is written down with the step; a later move says what is in its way.
+    """
+    try:
+        await clean(SiteActivities.give_up_nics, at)
+    except ActivityError:
+        workflow.logger.info("the nics of a retained copy were not given up")

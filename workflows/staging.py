@@ -13,6 +13,7 @@ from controlplane.domain.disk import ImageSource
 from controlplane.domain.errors import NotFound
 from controlplane.domain.ids import derived
 from controlplane.domain.plan import Delivery, DiskPlan, TargetPlan
+from workflows import options
 from workflows.activities.orders import At, Remove, StageImage
 from workflows.activities.records import RecordActivities, Retain
 from workflows.activities.sites import NOT_TAKEN_IN, SiteActivities
@@ -23,8 +24,6 @@ from workflows.failures import is_cancel, problem_of, reason_of
 from workflows.saga import Saga, Undo
 
 Taken = Callable[[ArtefactKind, At], Awaitable[object]]
-
-_PAUSES = (5, 15)  # seconds before another try: a gateway that died is back by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,7 @@ class Staging:
                     raise
                 await self._make_room(disk, failure)
             saga.done_with(take_back)
-            await workflow.sleep(_PAUSES[self._tries[disk.index] - 1])
+            await workflow.sleep(options.IMAGE_AGAIN[self._tries[disk.index] - 1])
             self._tries[disk.index] += 1
 
     async def remove(self) -> None:
@@ -107,7 +106,7 @@ class Staging:
         """The image failed or vanished before it was used, as when its gateway died meanwhile."""
         lost = (
             reason_of(failure) == NOT_TAKEN_IN or problem_of(failure).code == NotFound.code
-        ) and self._tries[disk.index] <= len(_PAUSES)
+        ) and self._tries[disk.index] <= len(options.IMAGE_AGAIN)
         return lost and workflow.patched("2026-11-image-again")
 
     async def _make_room(self, disk: DiskPlan, failure: ActivityError) -> None:

@@ -19,6 +19,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from controlplane.domain.errors import FedctlError
 from controlplane.domain.operation import OperationKind
+from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
@@ -30,6 +31,7 @@ from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
+from workflows.adopt_instance import AdoptInstance, ScanSite
 from workflows.delete_instance import DeleteInstance, FinalizeMove
 from workflows.heartbeats import BeatsForSteps
 from workflows.images import DeleteImage, ImportImage
@@ -45,6 +47,8 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.SURVEY: SurveySite,
     OperationKind.SWEEP: SweepSites,
     OperationKind.RELEASE_ORPHAN: ReleaseOrphan,
+    OperationKind.SCAN: ScanSite,
+    OperationKind.ADOPT: AdoptInstance,
     OperationKind.IMPORT_IMAGE: ImportImage,
     OperationKind.DELETE_IMAGE: DeleteImage,
     OperationKind.PROVISION: ProvisionInstance,
@@ -88,6 +92,7 @@ class Hands:
     snapshots: SnapshotActivities
     changes: ChangeActivities
     control: ControlActivities
+    adoption: AdoptionActivities
 
     def activities(self) -> list[Any]:
         groups = [getattr(self, field.name) for field in fields(self)]

@@ -1,8 +1,9 @@
-"""A time-skipping Temporal server for the session, and a world for each test."""
+"""A Temporal server for the session, and a world for each test."""
 
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,18 @@ from tests.workflows.world import World
 from workflows import options
 from workflows.codec import client_options
 
+AGAIN, LATEST = timedelta(milliseconds=20), timedelta(seconds=1)
+PATIENT = (
+    options.RECORD,
+    options.FORWARD,
+    options.CALL,
+    options.WAIT,
+    options.ASK,
+    options.UNDO,
+    options.CLEAN,
+    options.COPY,
+)
+
 
 def binary(name: str) -> str:
     beside = Path(sys.executable).parent / name
@@ -25,15 +38,7 @@ def binary(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-async def skipping() -> AsyncIterator[WorkflowEnvironment]:
-    async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=binary("temporal-test-server")
-    ) as env:
-        yield env
-
-
-@pytest.fixture(scope="session")
-async def real() -> AsyncIterator[WorkflowEnvironment]:
+async def server() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=binary("temporal"),
         dev_server_log_level="error",
@@ -47,25 +52,31 @@ async def real() -> AsyncIterator[WorkflowEnvironment]:
 
 
 @pytest.fixture
-def client(skipping: WorkflowEnvironment) -> Client:
-    """The time-skipping server's own client under our codec: waits cost nothing."""
-    return Client(**{**skipping.client.config(), **client_options(codec())})
+def client(server: WorkflowEnvironment, hasty: None) -> Client:
+    """A client of the server under our codec; what fails is tried again at once."""
+    return Client(**{**server.client.config(), **client_options(codec())})
 
 
 @pytest.fixture
-def real_client(real: WorkflowEnvironment) -> Client:
-    """A client of the real server, which alone cancels activities faithfully."""
-    return Client(**{**real.client.config(), **client_options(codec())})
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds between two tries where production waits for seconds, and as many tries.
+
+    The test server that skips time is no way to this: on a busy machine it skips the whole
+    patience of a step that waits for its worker.
+    """
+    for patient in PATIENT:
+        quick = replace(patient["retry_policy"], initial_interval=AGAIN, maximum_interval=LATEST)
+        monkeypatch.setitem(patient, "retry_policy", quick)
+    monkeypatch.setattr(options, "IMAGE_AGAIN", (LATEST, LATEST))
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds where production waits for hours.
-
-    For the real server: the one that skips time now and then waits for ever over many tries.
-    """
-    for patient in (options.UNDO, options.WAIT, options.CLEAN):
+    """Seconds where production waits for hours."""
+    for patient in (options.UNDO, options.CLEAN):
         monkeypatch.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
+    # What a busy machine reaches in the end is waited for, too.
+    monkeypatch.setitem(options.WAIT, "schedule_to_close_timeout", timedelta(seconds=60))
     monkeypatch.setattr(options, "BEFORE_OFFER", timedelta(seconds=6))
     monkeypatch.setattr(options, "EACH_RETURN", timedelta(seconds=1))
     monkeypatch.setattr(passes, "HELD_PASS", timedelta(seconds=1))

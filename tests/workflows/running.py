@@ -6,7 +6,12 @@ from uuid import uuid4
 
 import pytest
 from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Interceptor, Replayer
+from temporalio.worker import (
+    Interceptor,
+    Replayer,
+    UnsandboxedWorkflowRunner,
+    WorkflowRunner,
+)
 
 from controlplane.domain.operation import Operation
 from tests.workflows.faults import FaultAt
@@ -15,7 +20,7 @@ from tests.workflows.recorded import record
 from tests.workflows.world import World
 from workflows.calls import OperationOrder
 from workflows.codec import SealedPayloads, client_options
-from workflows.worker import FAILURES, RUNNER, STORIES, build_worker
+from workflows.worker import FAILURES, STORIES, build_worker
 
 # The SDK warns when a cancel and the activity's own end cross on the way; we break nothing by it.
 crossing = pytest.mark.filterwarnings("ignore:Cannot find activity to cancel:UserWarning")
@@ -25,12 +30,19 @@ Steps = list[tuple[str, int]]
 
 
 async def replayed(
-    story: type, history: WorkflowHistory, keys: SealedPayloads | None = None
+    story: type,
+    history: WorkflowHistory,
+    keys: SealedPayloads | None = None,
+    *,
+    runner: WorkflowRunner | None = None,
 ) -> None:
-    """The story, as it is now, decides again what it decided then; else this raises."""
+    """The story, as it is now, decides again what it decided then; else this raises.
+
+    Without the sandbox, in which it ran before: that is half of what telling it again costs.
+    """
     await Replayer(
         workflows=[story],
-        workflow_runner=RUNNER,
+        workflow_runner=runner or UnsandboxedWorkflowRunner(),
         workflow_failure_exception_types=list(FAILURES),
         **client_options(keys or codec()),
     ).replay_workflow(history)

@@ -130,14 +130,14 @@ async def test_a_step_that_runs_twice_changes_nothing(
 @crossing
 @pytest.mark.parametrize("step", DELETE[DISKS])
 async def test_a_cancelled_deletion_can_be_asked_for_again(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path, DISKS)
-    op = await run_and_cancel(real_client, world, asked(world), *step)
+    op = await run_and_cancel(client, world, asked(world), *step)
     assert op.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}, op.problem
     world.assert_nothing_strange(going=True)
     if op.state is OperationState.CANCELLED:
-        again = await run(real_client, world, asked(world))
+        again = await run(client, world, asked(world))
         assert again.state is OperationState.SUCCEEDED, again.problem
     assert_gone(world)
     world.close()
@@ -176,14 +176,14 @@ async def test_a_site_that_is_away_delays_a_deletion(client: Client, tmp_path: P
 
 
 async def test_a_deletion_that_waits_for_its_next_try_can_be_cancelled(
-    real_client: Client, tmp_path: Path
+    client: Client, tmp_path: Path
 ) -> None:
     """The server itself ends an activity between two tries, with a payload of its own."""
     world = made(tmp_path, DISKS)
     world.home.fail_next("delete", Unavailable("no answer in 20 s"), times=99)
     op = asked(world)
-    told = CancelsBetweenTries("remove", lambda: cancelled(real_client, world, op))
-    ended = await run(real_client, world, op, [told])
+    told = CancelsBetweenTries("remove", lambda: cancelled(client, world, op))
+    ended = await run(client, world, op, [told])
     assert ended.state is OperationState.CANCELLED, ended.problem
     world.assert_nothing_strange()
     world.close()
@@ -249,14 +249,14 @@ async def test_a_broken_or_repeated_step_of_finalizing_is_finished_by_asking_aga
 @crossing
 @pytest.mark.parametrize("step", [FINALIZE[3], FINALIZE[5]])
 async def test_a_cancelled_finalizing_can_be_asked_for_again(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
-    world, point = await moved(real_client, tmp_path)
+    world, point = await moved(client, tmp_path)
     finalize = world.ask(OperationKind.FINALIZE, move_of(world))
-    op = await run_and_cancel(real_client, world, finalize, *step)
+    op = await run_and_cancel(client, world, finalize, *step)
     assert op.state is OperationState.CANCELLED, op.problem
     world.assert_nothing_strange(going=True)
-    op = await run(real_client, world, world.ask(OperationKind.FINALIZE, move_of(world)))
+    op = await run(client, world, world.ask(OperationKind.FINALIZE, move_of(world)))
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_finalized(world, point)
     world.close()

@@ -102,13 +102,13 @@ def assert_forward(world: World, op: Operation) -> None:
 
 
 async def test_a_move_whose_source_cannot_return_is_sent_forward(
-    real_client: Client, world: World
+    client: Client, world: World
 ) -> None:
     """Its site stays away: what is left there to do is given up, and written down."""
-    move = Stranded(real_client, world)
+    move = Stranded(client, world)
     away = FaultAt("wait_power", 2, None, then=move.goes_away)
     decided = FaultAt("offer", 1, None, then=move.decides)
-    op = await run(real_client, world, move.op, [away, decided])
+    op = await run(client, world, move.op, [away, decided])
     move.comes_back()
     assert_forward(world, op)
     [offer] = move.offers
@@ -120,24 +120,22 @@ async def test_a_move_whose_source_cannot_return_is_sent_forward(
         assert tx.leases.find(world.instance) is None
 
 
-async def test_nobody_decides_and_the_source_returns(real_client: Client, world: World) -> None:
-    move = Stranded(real_client, world)
+async def test_nobody_decides_and_the_source_returns(client: Client, world: World) -> None:
+    move = Stranded(client, world)
     op = await move.ends(lambda: None, move.comes_back)
     assert op.state is OperationState.ROLLED_BACK, op.problem
     assert_home_as_before(world)
 
 
-async def test_what_its_site_refuses_to_start_is_fenced_again(
-    real_client: Client, world: World
-) -> None:
-    move = Stranded(real_client, world)
+async def test_what_its_site_refuses_to_start_is_fenced_again(client: Client, world: World) -> None:
+    move = Stranded(client, world)
 
     def broken() -> None:
         refused = Unsupported("north has no host left for it")
         world.home.fail_next("set_power", refused, times=9)
 
     op = await run(
-        real_client,
+        client,
         world,
         move.op,
         [FaultAt("wait_power", 2, None, then=broken), FaultAt("offer", 1, None, then=move.decides)],
@@ -147,10 +145,10 @@ async def test_what_its_site_refuses_to_start_is_fenced_again(
 
 
 async def test_a_site_that_was_frozen_meanwhile_is_left_to_its_survey(
-    real_client: Client, world: World
+    client: Client, world: World
 ) -> None:
     """So is each that does not answer for ten minutes."""
-    move = Stranded(real_client, world)
+    move = Stranded(client, world)
     site = facts(Kind.SITE).key(HOME, None, None)
 
     def frozen() -> None:
@@ -160,7 +158,7 @@ async def test_a_site_that_was_frozen_meanwhile_is_left_to_its_survey(
 
     away = FaultAt("wait_power", 2, None, then=frozen)
     decided = FaultAt("offer", 1, None, then=move.decides)
-    op = await run(real_client, world, move.op, [away, decided])
+    op = await run(client, world, move.op, [away, decided])
     move.comes_back()
     with world.store.begin() as tx:
         thaw(tx, tx.resources.get(site), now())
@@ -168,29 +166,29 @@ async def test_a_site_that_was_frozen_meanwhile_is_left_to_its_survey(
 
 
 async def test_what_may_have_been_started_is_never_left_behind(
-    real_client: Client, world: World
+    client: Client, world: World
 ) -> None:
     """Its disks may be newer than the copy: both stay off until its site is seen again."""
-    move = Stranded(real_client, world)
-    op = await run(real_client, world, move.op, [FaultAt("unfence", 1, None, then=move.goes_away)])
+    move = Stranded(client, world)
+    op = await run(client, world, move.op, [FaultAt("unfence", 1, None, then=move.goes_away)])
     assert op.state is OperationState.NEEDS_ATTENTION
     assert all(step.name != DECISION for step in world.steps(op.id))
     with world.away.lock:
         assert all(each.power is Power.OFF for each in world.away.instances.values())
 
 
-async def test_an_unproven_target_is_no_way_forward(real_client: Client, world: World) -> None:
-    move = Stranded(real_client, world)
+async def test_an_unproven_target_is_no_way_forward(client: Client, world: World) -> None:
+    move = Stranded(client, world)
     watch = FaultAt("copy_disk", 1, Fault.AFTER, then=move.goes_away)
-    op = await run(real_client, world, move.op, [watch])
+    op = await run(client, world, move.op, [watch])
     assert op.state is OperationState.NEEDS_ATTENTION
     assert all(step.name != DECISION for step in world.steps(op.id))
 
 
 async def test_a_target_that_goes_away_meanwhile_is_offered_again(
-    real_client: Client, world: World
+    client: Client, world: World
 ) -> None:
-    move = Stranded(real_client, world)
+    move = Stranded(client, world)
 
     def both_away() -> None:
         move.decides()
@@ -200,22 +198,22 @@ async def test_a_target_that_goes_away_meanwhile_is_offered_again(
     assert_forward(world, op)
 
 
-async def test_a_cancel_while_it_waits_changes_nothing(real_client: Client, world: World) -> None:
+async def test_a_cancel_while_it_waits_changes_nothing(client: Client, world: World) -> None:
     """It is on its way back already; it can still be sent forward."""
-    move = Stranded(real_client, world)
+    move = Stranded(client, world)
     op = await move.ends(move.cancels, move.decides)
     assert_forward(world, op)
 
 
-async def test_a_cancelled_move_can_be_sent_forward(real_client: Client, world: World) -> None:
-    move = Stranded(real_client, world)
+async def test_a_cancelled_move_can_be_sent_forward(client: Client, world: World) -> None:
+    move = Stranded(client, world)
 
     def stranded() -> None:
         move.goes_away()
         move.cancels()
 
     op = await run(
-        real_client,
+        client,
         world,
         move.op,
         [
@@ -227,8 +225,8 @@ async def test_a_cancelled_move_can_be_sent_forward(real_client: Client, world: 
     assert_forward(world, op)
 
 
-async def test_the_steps_forward_are_all_listed(real_client: Client, world: World) -> None:
-    move = Stranded(real_client, world)
+async def test_the_steps_forward_are_all_listed(client: Client, world: World) -> None:
+    move = Stranded(client, world)
     watch = FaultAt("none", 1, None)
     await move.ends(move.decides, also=watch)
     after = watch.calls[watch.calls.index("offer") + 2 :]
@@ -247,9 +245,9 @@ async def test_the_steps_forward_are_all_listed(real_client: Client, world: Worl
     ],
 )
 async def test_a_broken_or_repeated_step_forward_is_tried_again(
-    real_client: Client, world: World, step: tuple[str, int], fault: Fault
+    client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
-    move = Stranded(real_client, world)
+    move = Stranded(client, world)
     name, nth = step
     # The source is told to stay off first, at a site that does not answer.
     watch = OnTheWayForward(name, nth + (name == "set_power"), fault)
@@ -258,8 +256,8 @@ async def test_a_broken_or_repeated_step_forward_is_tried_again(
     assert_forward(world, op)
 
 
-async def test_a_source_that_is_gone_stays_gone(real_client: Client, world: World) -> None:
-    move = Stranded(real_client, world)
+async def test_a_source_that_is_gone_stays_gone(client: Client, world: World) -> None:
+    move = Stranded(client, world)
 
     def burns() -> None:
         with world.home.lock:
@@ -267,7 +265,7 @@ async def test_a_source_that_is_gone_stays_gone(real_client: Client, world: Worl
             world.home.volumes.clear()
 
     op = await run(
-        real_client,
+        client,
         world,
         move.op,
         [FaultAt("wait_power", 2, None, then=burns), FaultAt("offer", 1, None, then=move.decides)],

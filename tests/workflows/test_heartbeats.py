@@ -70,10 +70,10 @@ async def attempts(client: Client, lasts: Callable[..., Any], by: Sequence[Inter
 # Both take the second or two that a silence takes.
 
 
-async def test_a_step_that_lasts_is_beaten_for(real_client: Client, step: Step) -> None:
-    assert await attempts(real_client, step.lasts, [BeatsForSteps()]) == 1
+async def test_a_step_that_lasts_is_beaten_for(client: Client, step: Step) -> None:
+    assert await attempts(client, step.lasts, [BeatsForSteps()]) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Cannot find activity to cancel:UserWarning")
-async def test_a_silent_step_is_tried_again(real_client: Client, step: Step) -> None:
-    assert await attempts(real_client, step.lasts, []) == 2
+async def test_a_silent_step_is_tried_again(client: Client, step: Step) -> None:
+    assert await attempts(client, step.lasts, []) == 2

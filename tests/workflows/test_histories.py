@@ -8,7 +8,7 @@ from temporalio.workflow import NondeterminismError
 from tests.workflows.keys import codec
 from tests.workflows.recorded import HISTORIES, load
 from tests.workflows.running import replayed
-from workflows.worker import STORIES, WORKFLOWS
+from workflows.worker import RUNNER, STORIES, WORKFLOWS
 
 RECORDED = sorted(HISTORIES.glob("*.json.gz"))
 BY_NAME = {story.__name__: story for story in WORKFLOWS}
@@ -17,7 +17,7 @@ BY_NAME = {story.__name__: story for story in WORKFLOWS}
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.split(".")[0])
 async def test_what_was_decided_is_decided_again(path: Path) -> None:
     story, history, rows = load(path)
-    await replayed(BY_NAME[story], history, codec(rows))
+    await replayed(BY_NAME[story], history, codec(rows), runner=RUNNER)
 
 
 def test_every_kind_of_operation_has_a_recorded_success() -> None:

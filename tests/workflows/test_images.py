@@ -149,10 +149,10 @@ async def test_a_step_that_runs_twice_makes_one_image(
 @crossing
 @pytest.mark.parametrize("step", [*IMPORT, AFTERWARDS[0]])
 async def test_a_cancel_leaves_no_image_or_comes_too_late(
-    real_client: Client, world: World, step: tuple[str, int]
+    client: Client, world: World, step: tuple[str, int]
 ) -> None:
     uploaded(world)
-    op = await run_and_cancel(real_client, world, asked(world), *step)
+    op = await run_and_cancel(client, world, asked(world), *step)
     if op.state is OperationState.SUCCEEDED:
         assert step in (IMPORT[-1], *AFTERWARDS)
         assert_imported(world)
@@ -217,11 +217,11 @@ async def test_a_broken_or_repeated_deletion_is_finished_by_asking_again(
 @crossing
 @pytest.mark.parametrize("step", DELETE)
 async def test_a_cancelled_deletion_can_be_asked_for_again(
-    real_client: Client, world: World, step: tuple[str, int]
+    client: Client, world: World, step: tuple[str, int]
 ) -> None:
-    op = await run_and_cancel(real_client, world, asked_to_delete(world), *step)
+    op = await run_and_cancel(client, world, asked_to_delete(world), *step)
     if op.state is OperationState.CANCELLED:
-        op = await run(real_client, world, asked_to_delete(world))
+        op = await run(client, world, asked_to_delete(world))
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert world.resource(KEY) is None
 

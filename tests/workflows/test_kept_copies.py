@@ -183,11 +183,11 @@ async def test_a_step_that_runs_twice_changes_nothing(
 @crossing
 @pytest.mark.parametrize("step", NEW)
 async def test_a_cancel_at_any_step_keeps_the_home(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
-    world = await away(real_client, tmp_path)
+    world = await away(client, tmp_path)
     old = old_home(world)
-    op = await run_and_cancel(real_client, world, world.ask_move(to=HOME), *step)
+    op = await run_and_cancel(client, world, world.ask_move(to=HOME), *step)
     assert op.state is OperationState.CANCELLED, op.problem
     assert_still_away(world, old)
     world.close()

@@ -11,6 +11,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactState
+from controlplane.domain.errors import Integrity
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationState
 from tests.workflows.faults import Fault, FaultAt
@@ -33,6 +34,17 @@ STEPS: Steps = counted(
         "unfence",
         "set_power",
         "wait_power",
+        "finish",
+    ]
+)
+FORWARD: Steps = counted(
+    [
+        "stuck",
+        "switch_home",
+        "connect_nics",
+        "give_up_nics",
+        "made_at_target",
+        "retain",
         "finish",
     ]
 )
@@ -132,10 +144,8 @@ async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
 
 @pytest.mark.timeout(180)  # seconds of tries in vain, at each of several steps
 async def test_what_cannot_be_mended_goes_on_needing_attention(
-    real_client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the real server: the one that skips time now and then waits for ever here."""
-    client = real_client
     with monkeypatch.context() as hasty:
         for patient in (options.CALL, options.UNDO, options.WAIT):
             hasty.setitem(patient, "schedule_to_close_timeout", timedelta(seconds=6))
@@ -156,3 +166,67 @@ async def test_mending_what_has_ended_changes_nothing(client: Client, world: Wor
     world.running_instance(PARTS)
     op = await run(client, world, world.ask_move())
     assert (await mend(client, world, op)).state is OperationState.SUCCEEDED
+
+
+async def switched(client: Client, world: World, step: str, fault: Fault) -> Operation:
+    """A move that came to a halt after its switch."""
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move(), [FaultAt(step, 1, fault)])
+    assert op.state is OperationState.NEEDS_ATTENTION, op.problem
+    return op
+
+
+def assert_finished(world: World, op: Operation) -> None:
+    """As if nothing had been in its way; but what was staged goes later, with the old copy."""
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    placement = world.placement()
+    assert placement.site == AWAY
+    assert placement.copy is not None
+    assert world.power_at(world.away, placement.copy) is Power.ON
+    with world.away.lock:
+        assert not any(nic.isolated for nic in world.away.instances[placement.copy].nics)
+    with world.home.lock:
+        assert all(i.power is Power.OFF and i.fenced for i in world.home.instances.values())
+    assert [home.copy for home in world.homes.newest()] == [placement.copy]
+    assert {a.state for a in world.artefacts()} == {
+        ArtefactState.ATTACHED,
+        ArtefactState.RETAINED,
+        ArtefactState.RELEASED,
+    }
+    world.assert_nothing_strange()
+
+
+async def test_the_list_of_steps_after_the_switch_is_complete(client: Client, world: World) -> None:
+    op = await switched(client, world, "connect_nics", Fault.BEFORE)
+    watch = FaultAt("none", 0, None)
+    await mend(client, world, op, [watch])
+    assert watch.calls == [name for name, _ in FORWARD]
+
+
+@pytest.mark.parametrize(("step", "fault"), list(product(FORWARD[1:-1], list(Fault))))
+async def test_a_broken_or_repeated_step_after_the_switch_is_mended_by_asking_again(
+    client: Client, world: World, step: tuple[str, int], fault: Fault
+) -> None:
+    op = await switched(client, world, "connect_nics", Fault.BEFORE)
+    broken = FaultAt(*step, fault)
+    op = await mend(client, world, op, [broken])
+    assert broken.hit
+    if op.state is not OperationState.SUCCEEDED:
+        op = await mend(client, world, op)
+    assert_finished(world, op)
+
+
+async def test_a_switch_whose_record_did_not_reach_the_store_is_finished(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(home: object) -> None:
+        raise Integrity("the store does not take it")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.homes, "put", refused)
+        op = await switched(client, world, "none", Fault.AFTER)
+    assert op.problem is not None
+    assert op.problem.code == "integrity"
+    assert world.placement().site == AWAY
+    assert list(world.homes.newest()) == []
+    assert_finished(world, await mend(client, world, op))

@@ -119,13 +119,13 @@ async def test_a_broken_or_repeated_release_can_be_asked_for_again(
 @crossing
 @pytest.mark.parametrize("step", RELEASE)
 async def test_a_cancelled_release_did_all_or_nothing(
-    real_client: Client, world: World, step: tuple[str, int]
+    client: Client, world: World, step: tuple[str, int]
 ) -> None:
     tag = plant(world)
-    await sweep(real_client, world)
-    op = await run_and_cancel(real_client, world, asked(world, tag), *step)
+    await sweep(client, world)
+    op = await run_and_cancel(client, world, asked(world, tag), *step)
     assert op.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}
-    await sweep(real_client, world)  # a deletion that the site had begun goes on without us
+    await sweep(client, world)  # a deletion that the site had begun goes on without us
     assert bool(world.home.volumes) == bool(reported(world))
 
 

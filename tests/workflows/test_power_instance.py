@@ -106,9 +106,9 @@ async def test_a_step_that_runs_twice_changes_nothing(
 @crossing
 @pytest.mark.parametrize("step", STEPS[OperationKind.RESTART])
 async def test_a_cancel_leaves_one_copy_and_no_lease(
-    real_client: Client, world: World, step: tuple[str, int]
+    client: Client, world: World, step: tuple[str, int]
 ) -> None:
-    op = await run_and_cancel(real_client, world, asked(world, OperationKind.RESTART), *step)
+    op = await run_and_cancel(client, world, asked(world, OperationKind.RESTART), *step)
     ends = {OperationState.CANCELLED}
     if step == STEPS[OperationKind.RESTART][-1]:
         ends.add(OperationState.SUCCEEDED)  # the cancel and the last step's end may cross

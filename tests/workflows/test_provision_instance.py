@@ -5,20 +5,21 @@ Each case is a whole story on a Temporal server; together they take a minute or 
 
 from itertools import product
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
 
-from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Unsupported
-from controlplane.domain.ids import InstanceId
+from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder, QuotaSeen
 from tests.workflows.faults import Fault, FaultAt
 from tests.workflows.running import Steps, crossing, run, run_and_cancel
-from tests.workflows.world import AWAY, HOME, World, content
+from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.provision_instance import ProvisionInstance
 
 PARTS = content(2)
@@ -142,10 +143,10 @@ async def test_an_image_that_stays_behind_is_written_down(
 @crossing
 @pytest.mark.parametrize("step", STEPS[DISKS])
 async def test_a_cancel_at_any_step_leaves_nothing_behind(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path, DISKS)
-    op = await run_and_cancel(real_client, world, world.ask_provision(PARTS), *step)
+    op = await run_and_cancel(client, world, world.ask_provision(PARTS), *step)
     if op.state is OperationState.SUCCEEDED:
         assert step == STEPS[DISKS][-1]  # the cancel and the record of the home crossed
         assert_provisioned(world)
@@ -156,9 +157,9 @@ async def test_a_cancel_at_any_step_leaves_nothing_behind(
 
 
 async def test_a_cancel_after_the_record_of_the_home_is_too_late(
-    real_client: Client, world: World
+    client: Client, world: World
 ) -> None:
-    op = await run_and_cancel(real_client, world, world.ask_provision(PARTS), "remove", 1)
+    op = await run_and_cancel(client, world, world.ask_provision(PARTS), "remove", 1)
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_provisioned(world)
 
@@ -172,6 +173,27 @@ async def test_what_failed_can_be_asked_for_again(client: Client, world: World) 
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_provisioned(world)
     assert world.placement().epoch > 1
+
+
+async def test_what_another_operation_means_to_create_under_is_left_to_it(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path, INSTANCE)
+    op = world.ask_provision(PARTS)
+    other = Artefact(
+        id=ArtefactId(uuid4()), kind=ArtefactKind.INSTANCE, site=HOME,
+        instance=InstanceId(uuid4()), operation=OperationId(uuid4()), epoch=1, state=ArtefactState.INTENDED,
+        anchor="100", created_at=now(),
+    )  # fmt: skip
+    with world.store.begin() as tx:
+        tx.artefacts.intend(other)
+    op = await run(client, world, op)
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert [a.anchor for a in world.artefacts() if a.state is ArtefactState.ATTACHED] == ["101"]
+    assert all(step.attempts == 1 for step in world.steps(op.id) if step.name == "instance"), (
+        "it was given the next one at once"
+    )
+    world.close()
 
 
 async def test_an_empty_disk_needs_no_image(client: Client, world: World) -> None:

@@ -76,16 +76,16 @@ async def test_a_cold_move_copies_beside_those_of_running_sources(
     assert {queue for name, queue in await queues(client, op) if name in COPYING} == {COPIES}
 
 
-async def test_a_step_waits_for_no_copy(real_client: Client, world: World) -> None:
+async def test_a_step_waits_for_no_copy(client: Client, world: World) -> None:
     world.running_instance(PARTS)
     move, look = world.ask_move(), world.ask_site(OperationKind.VERIFY_SITE)
     queue, held = str(uuid4()), Held("copy_disk")
 
     async with build_worker(
-        real_client, world.hands, queue=queue, threads=1, copies=1, interceptors=[held]
+        client, world.hands, queue=queue, threads=1, copies=1, interceptors=[held]
     ):
         copying, looking = [
-            await real_client.start_workflow(
+            await client.start_workflow(
                 STORIES[op.kind].run,
                 OperationOrder(operation=str(op.id)),
                 id=str(op.id),

@@ -104,9 +104,9 @@ async def test_a_broken_or_repeated_look_can_be_taken_again(
     ],
 )
 async def test_a_cancelled_look_changes_nothing_at_the_site(
-    real_client: Client, world: World, kind: OperationKind, step: tuple[str, int]
+    client: Client, world: World, kind: OperationKind, step: tuple[str, int]
 ) -> None:
-    op = await run_and_cancel(real_client, world, world.ask_site(kind), *step)
+    op = await run_and_cancel(client, world, world.ask_site(kind), *step)
     assert op.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}
     assert world.away.is_empty()
 

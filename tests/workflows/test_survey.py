@@ -136,11 +136,11 @@ async def test_a_broken_or_repeated_survey_can_be_made_again(
 @crossing
 @pytest.mark.parametrize("step", STILL[:3])
 async def test_a_cancelled_survey_leaves_the_site_frozen(
-    real_client: Client, world: World, step: tuple[str, int]
+    client: Client, world: World, step: tuple[str, int]
 ) -> None:
     world.running_instance(PARTS)
     freeze_site(world, HOME)
-    op = await run_and_cancel(real_client, world, world.ask_site(OperationKind.SURVEY, HOME), *step)
+    op = await run_and_cancel(client, world, world.ask_site(OperationKind.SURVEY, HOME), *step)
     assert op.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}
     assert (frozen(world, HOME) is None) is (op.state is OperationState.SUCCEEDED)
 

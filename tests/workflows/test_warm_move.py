@@ -5,6 +5,7 @@ Each case is a whole story on a Temporal server; together they take a minute or 
 
 import asyncio
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -16,14 +17,19 @@ from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB
+from controlplane.domain.errors import Unavailable
+from controlplane.domain.finding import Severity
 from controlplane.domain.ids import ArtefactId
-from controlplane.domain.operation import Decision, Operation, OperationState
+from controlplane.domain.instance import Trait, TraitSeen
+from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
+from controlplane.planning import passes
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
+from workflows.activities.control import WAITING
 from workflows.move_instance import MoveInstance
 
 PARTS = content(1)
@@ -39,9 +45,9 @@ STEPS: Steps = counted(
         *("create_instance", "wait_instance", "prepare_export", "prove", "release_export"),
         *("phase", "gate"),
         *("create_snapshot", "wait_snapshot"),
-        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
+        *("prepare_export", "copy_disk", "commit_point", "release_export"),
         *("remove", "write_changes", "prepare_export", "prove_changes", "release_export"),
-        *("forget_point", "gate"),
+        *("forget_point", "gate", "look_again"),
     ]
 )
 # What a cold move does as well, `test_move_instance` breaks before its effect and repeats.
@@ -55,7 +61,7 @@ BROKEN = [*product(STEPS, [Fault.AFTER]), *product(OURS, [Fault.BEFORE])]
 AFTERWARDS: Steps = counted(
     [
         *("phase", "set_power", "wait_power", "fence", "phase"),
-        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
+        *("prepare_export", "copy_disk", "commit_point", "release_export"),
         *("phase", "write_changes", "prepare_export", "prove_changes", "release_export"),
         *("phase", "verify_fence", "set_power", "wait_power", "probe_boot"),
         *("switch_home", "connect_nics", "give_up_nics", "remove", "remove", "forget_point"),
@@ -63,22 +69,20 @@ AFTERWARDS: Steps = counted(
     ]
 )
 WARM: dict[str, Any] = {"method": "warm"}
-# Instead of the first of these, where change lists die with the process.
+# Instead of the first of these, where change lists die with the process; then two side by side.
 PAUSED: Steps = [
     ("phase", 4),
     ("pause", 1),
     ("create_snapshot", 3),
     ("wait_snapshot", 3),
-    ("domain_of", 3),
     ("prepare_export", 5),
     ("copy_disk", 3),
     ("commit_point", 3),
-    ("release_export", 5),
-    ("keep_paused", 1),
-    ("set_power", 1),
-    ("wait_power", 1),
-    ("fence", 1),
 ]
+STOPPED: Steps = [("keep_paused", 1), ("set_power", 1), ("wait_power", 1), ("fence", 1)]
+WRITTEN: Steps = [("write_changes", 2), ("prepare_export", 6), ("prove_changes", 2)]
+BESIDE: Steps = [("phase", 5), *STOPPED, *WRITTEN, ("release_export", 5), ("release_export", 6)]
+ACCEPTED: Steps = [("verify_fence", 1), ("set_power", 2)]
 
 
 class Guest:
@@ -122,6 +126,7 @@ def assert_followed(world: World, guest: Guest) -> None:
 
 @pytest.mark.parametrize("home", [FIRST, LAST])
 @pytest.mark.parametrize("changes", ["told", "untold", "while-alive"])
+@pytest.mark.usefixtures("impatient")
 async def test_what_is_written_on_the_way_arrives(
     client: Client, tmp_path: Path, home: CreateOrder, changes: str
 ) -> None:
@@ -164,6 +169,27 @@ async def test_an_export_that_its_site_lost_is_prepared_again(
     world.close()
 
 
+async def test_changes_that_its_site_cannot_tell_any_more_are_read_whole_and_told(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    guest = Guest(world)
+
+    def forget() -> None:
+        with world.home.lock:
+            assert world.home.snapshots
+            world.home.snapshots.clear()
+
+    lost = FaultAt("fence", 1, None, then=forget)
+    op = await run(client, world, world.ask_move(**WARM), [lost, guest.after("prove")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert lost.hit
+    (told,) = (f for f in op.findings if f.id == "SRC05" and f.severity is Severity.WARNING)
+    assert told.subject == HOME
+    assert_followed(world, guest)
+    world.close()
+
+
 async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
     client: Client, tmp_path: Path
 ) -> None:
@@ -187,6 +213,7 @@ async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
 @pytest.mark.timeout(180)  # every step is tried twice
 @pytest.mark.parametrize(("home", "changes"), [(FIRST, "told"), (LAST, "while-alive")])
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+@pytest.mark.usefixtures("impatient")
 async def test_the_first_attempt_of_every_step_may_die(
     client: Client, tmp_path: Path, home: CreateOrder, changes: str, fault: Fault
 ) -> None:
@@ -259,10 +286,10 @@ async def test_a_step_that_runs_twice_changes_nothing(
 @crossing
 @pytest.mark.parametrize("step", OURS)
 async def test_a_cancel_at_any_step_leaves_the_source_running(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path)
-    op = await run_and_cancel(real_client, world, world.ask_move(**WARM), *step)
+    op = await run_and_cancel(client, world, world.ask_move(**WARM), *step)
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     assert_no_snapshot(world)
@@ -292,28 +319,102 @@ async def test_a_byte_that_changes_on_its_way_to_the_target_fails_the_move(
     world.close()
 
 
+# Preflight again
+
+
+def hold(world: World, trait: Trait) -> Callable[[], None]:
+    def then() -> None:
+        with world.home.lock:
+            [copy] = world.home.instances.values()
+            copy.traits = (TraitSeen(trait=trait, words="somebody's doing"),)
+
+    return then
+
+
+def powered(world: World) -> int:
+    """How often power was asked for at the source's site."""
+    return sum(method == "set_power" for method, _ in world.home.calls)
+
+
+async def test_a_new_blocker_before_the_cutover_stops_nothing_but_the_move(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    locked = FaultAt("copy_disk", 1, None, then=hold(world, Trait.LOCKED))
+    before = powered(world)
+    op = await run(client, world, world.ask_move(**WARM), [locked])
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert "SRC02 became a blocker" in op.problem.message
+    assert "somebody's doing" in op.problem.message
+    assert powered(world) == before, "the source was stopped"
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    world.close()
+
+
+async def test_a_warning_that_is_new_does_not_stop_the_cutover(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path)
+    guest = Guest(world)
+    placed = FaultAt("copy_disk", 1, None, then=hold(world, Trait.PLACEMENT))
+    op = await run(client, world, world.ask_move(**WARM), [placed, guest.after("prove")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert_followed(world, guest)
+    world.close()
+
+
 # Paused for the last pass
 
 HELD = [
     s
-    for s in PAUSED
-    if s[0] in {"pause", "wait_snapshot", "copy_disk", "keep_paused", "set_power", "fence"}
+    for s in (*PAUSED, *STOPPED, *WRITTEN)
+    if s[0] not in {"phase", "create_snapshot", "prepare_export", "commit_point", "wait_power"}
 ]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path, changes="while-alive")
     watch = FaultAt("none", 0, None)
     op = await run(client, world, world.ask_move(**WARM), [watch])
     assert op.result["quiesced"] is True
-    before = len(STEPS)
-    assert counted(watch.calls)[before : before + len(PAUSED)] == PAUSED
+    before, calls = len(STEPS), counted(watch.calls)
+    last = before + len(PAUSED)
+    assert calls[before:last] == PAUSED
+    beside, after = calls[last : last + len(BESIDE)], calls[last + len(BESIDE) :]
+    assert sorted(beside) == sorted(BESIDE)
+    for one in (STOPPED, WRITTEN):
+        assert [step for step in beside if step in one] == one
+    assert [step for step in after if step in ACCEPTED] == ACCEPTED
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("guest", "words"),
+    [
+        ("up", "its agent answers"),
+        ("hanging", "no agent answers"),
+        ("out of sight", "could not be seen"),
+    ],
+)
+async def test_a_plan_asks_the_agent_of_the_guest_that_it_would_pause(
+    client: Client, tmp_path: Path, guest: str, words: str
+) -> None:
+    world = made(tmp_path, changes="while-alive")
+    world.home.guests_boot = guest != "hanging"
+    if guest == "out of sight":
+        world.home.fail_next("agent_answers", Unavailable("the site is busy"))
+    op = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE, **WARM))
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert [words in f.evidence for f in op.findings if f.id == "GST10"] == [True]
     world.close()
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(HELD, list(Fault))))
 async def test_a_broken_or_repeated_step_of_a_paused_source_lets_it_go_on(
-    client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
+    client: Client, impatient: None, tmp_path: Path, step: tuple[str, int], fault: Fault
 ) -> None:
     world = made(tmp_path, changes="while-alive")
     broken = FaultAt(*step, fault)
@@ -332,16 +433,17 @@ async def test_a_broken_or_repeated_step_of_a_paused_source_lets_it_go_on(
 @crossing
 @pytest.mark.parametrize("step", HELD)
 async def test_a_cancel_lets_a_paused_source_go_on(
-    real_client: Client, tmp_path: Path, step: tuple[str, int]
+    client: Client, tmp_path: Path, step: tuple[str, int]
 ) -> None:
     world = made(tmp_path, changes="while-alive")
-    op = await run_and_cancel(real_client, world, world.ask_move(**WARM), *step)
+    op = await run_and_cancel(client, world, world.ask_move(**WARM), *step)
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     assert_no_snapshot(world)
     world.close()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_source_that_went_on_behind_our_back_keeps_its_home_and_every_write(
     client: Client, tmp_path: Path
 ) -> None:
@@ -364,6 +466,7 @@ async def test_a_source_that_went_on_behind_our_back_keeps_its_home_and_every_wr
     world.close()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_source_that_stayed_paused_goes_on_when_the_move_is_mended(
     client: Client, tmp_path: Path
 ) -> None:
@@ -377,6 +480,7 @@ async def test_a_source_that_stayed_paused_goes_on_when_the_move_is_mended(
     world.close()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_snapshot_that_does_not_go_keeps_no_source_paused(
     client: Client, tmp_path: Path
 ) -> None:
@@ -413,33 +517,57 @@ def moved(op: Operation) -> bool:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_manual_cutover_waits_for_it_and_copies_on(
-    real_client: Client, tmp_path: Path
-) -> None:
+async def test_a_manual_cutover_waits_for_it_and_copies_on(client: Client, tmp_path: Path) -> None:
     """What is written meanwhile is copied."""
     world = made(tmp_path)
     guest = Guest(world)
     op = world.ask_move(**WARM, cutover={"mode": "manual"})
-    decide = deciding(world, op, Decision.CUTOVER, real_client)
+    decide = deciding(world, op, Decision.CUTOVER, client)
     hooks: list[Interceptor] = [guest.after("gate", n) for n in range(2, 5)]
-    ended = await run(real_client, world, op, [*hooks, FaultAt("gate", 5, None, then=decide)])
+    ended = await run(client, world, op, [*hooks, FaultAt("gate", 5, None, then=decide)])
     assert moved(ended), ended.problem
     assert len(cast("list[object]", ended.result["passes"])) >= 4
     assert_followed(world, guest)
     world.close()
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_what_is_on_hold_goes_on_when_it_is_resumed(
-    real_client: Client, tmp_path: Path
+async def test_a_cutover_waits_until_fewer_others_are_in_theirs(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(passes, "TURN", timedelta(seconds=0.2))
+    world = made(tmp_path)
+    others = [world.ask_move(**WARM) for _ in range(4)]
+    warm = {"passes": {"warm": True}}
+    with world.store.begin() as tx:
+        for other in others:
+            tx.operations.update(
+                other.id, state=OperationState.RUNNING, phase="acceptance", plan=warm
+            )
+            tx.operations.begin_step(other.id, "pause source", now())
+    op = world.ask_move(**WARM)
+    waited: list[object] = []
+
+    def one_has_switched() -> None:
+        waited.append(world.operation(op.id).result["waitsFor"])
+        with world.store.begin() as tx:
+            tx.operations.update(others[0].id, phase="switched")
+
+    ended = await run(client, world, op, [FaultAt("gate", 4, None, then=one_has_switched)])
+    assert moved(ended), ended.problem
+    assert str(waited[0]).startswith("4 other moves are being cut over")
+    assert [s.provider_seconds > 0 for s in world.steps(op.id) if s.name == WAITING] == [True]
+    world.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_on_hold_goes_on_when_it_is_resumed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path)
     guest = Guest(world)
     op = world.ask_move(**WARM)
-    hold = deciding(world, op, Decision.HOLD, real_client)
-    resume = deciding(world, op, Decision.NONE, real_client)
+    hold = deciding(world, op, Decision.HOLD, client)
+    resume = deciding(world, op, Decision.NONE, client)
     hooks = [FaultAt("prove", 1, None, then=hold), FaultAt("gate", 4, None, then=resume)]
-    ended = await run(real_client, world, op, hooks)
+    ended = await run(client, world, op, hooks)
     assert moved(ended), ended.problem
     assert_followed(world, guest)
     world.close()
@@ -447,11 +575,11 @@ async def test_what_is_on_hold_goes_on_when_it_is_resumed(
 
 @crossing
 async def test_a_cancel_while_it_waits_leaves_the_source_running(
-    real_client: Client, tmp_path: Path
+    client: Client, tmp_path: Path
 ) -> None:
     world = made(tmp_path)
     op = world.ask_move(**WARM, cutover={"mode": "manual"})
-    ended = await run_and_cancel(real_client, world, op, "phase", 4)
+    ended = await run_and_cancel(client, world, op, "phase", 4)
     assert ended.state is OperationState.CANCELLED
     assert_home_as_before(world)
     assert_no_snapshot(world)

@@ -54,6 +54,7 @@ from drivers.contract import Instances, Volumes, require
 from drivers.disks.image import image_file
 from drivers.fake.history import HISTORY
 from drivers.fake.site import FakeSite, fake_site, forget_sites
+from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
@@ -240,7 +241,8 @@ class World:
                 vault=vault,
                 bandwidth=Bandwidth(store),
             ),
-            control=ControlActivities(store, now),
+            control=ControlActivities(store, now, cutovers=4),
+            adoption=AdoptionActivities(store, steps, connect, now),
         )
         return cls(
             store=store,

@@ -14,7 +14,7 @@ from controlplane.services.bandwidth import PacedWriter
 from controlplane.vault.reading import PointReader
 from controlplane.vault.stride import Stride
 from drivers.contract import DiskImport, require
-from workflows.activities.moving import Mover, Proof, beat, beating
+from workflows.activities.moving import Mover, Proof, beat, beating, calling
 from workflows.activities.orders import At
 from workflows.activities.steps import Meter
 
@@ -60,12 +60,15 @@ class ChangeActivities(Mover):
                 tag = at.work.tag(at.artefact)
                 target = require(driver, DiskImport)
                 self._steps.claim(at.work.operation, at.step, meter)
-                with closing(target.open_import(tag, order.volume)) as writer, beating() as told:
+                with calling(meter):
+                    writer = target.open_import(tag, order.volume)
+                with closing(writer), beating() as told:
                     self._claimed(target, order, meter)
                     paced = PacedWriter(writer, self._pace(at, told))
                     self._write(paced, disk, changes, at)
                     paced.finish()
-                target.close_import(tag, order.volume)
+                with calling(meter):
+                    target.close_import(tag, order.volume)
             written = sum(e.length for e in changes)
             meter.message = f"{written} bytes changed"
             return written
@@ -107,7 +110,9 @@ class ChangeActivities(Mover):
             closing(self._vault.open(PointId(base), disk)) as before,
             closing(self._vault.open(PointId(point), disk)) as after,
         ):
-            yield after, tuple(after.changes_since(before))
+            with beating():
+                changes = tuple(after.changes_since(before))
+            yield after, changes
 
     def _compare(
         self,
@@ -131,8 +136,8 @@ class ChangeActivities(Mover):
         with self._steps.step(at.work.operation, at.step, copying=True) as meter:
             with (
                 meter.copying(),
+                self._export(at, meter) as reader,
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
-                self._export(at) as reader,
             ):
                 stride = Stride()
                 for group in stride.groups(_runs(changes)):

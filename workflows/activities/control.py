@@ -1,22 +1,34 @@
 """What people decide about a move on its way, read where the story waits for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import cast
 
 from temporalio import activity
 
 from controlplane.domain.errors import Conflict
 from controlplane.domain.finding import Finding, Severity
-from controlplane.domain.ids import SiteName
-from controlplane.domain.operation import DECIDING, Decision, Operation, StepState
+from controlplane.domain.ids import OperationId, SiteName
+from controlplane.domain.operation import (
+    DECIDING,
+    Decision,
+    Operation,
+    OperationKind,
+    OperationState,
+    StepState,
+)
 from controlplane.domain.plan import PassPolicy
-from controlplane.planning.passes import COPYING, Gate, Next, gate
+from controlplane.planning.passes import COPYING, Gate, Next, gate, in_turn
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from workflows.activities.records import WAITS_FOR, move_of, operation_id
 from workflows.failures import translated
 
+CUTOVER = "cutover"
+_DOWN = {CUTOVER, "copying", "target", "acceptance"}
+_LET_GO = {"stop source", "pause source"}
+_COUNTS_FOR = timedelta(minutes=5)
 WAITING = "wait for cutover"
 DECISION = "wait for a decision"
 
@@ -42,11 +54,12 @@ class Offer:
 
 
 class ControlActivities:
-    """`clock` answers aware UTC times."""
+    """`clock` answers aware UTC times; at most `cutovers` warm moves are cut over by themselves."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], *, cutovers: int) -> None:
         self._store = store
         self._clock = clock
+        self._cutovers = cutovers
 
     @activity.defn(no_thread_cancel_exception=True)
     def gate(self, order: AskGate) -> Gate:
@@ -55,6 +68,8 @@ class ControlActivities:
         with translated("cutover"), self._store.begin() as tx:
             op = tx.operations.get(operation_id(order.operation))
             answer = gate(order.policy, order.following, op.decision, now)
+            others = _in_cutover(tx, now, besides=op.id)
+            answer = in_turn(answer, op.decision, others, self._cutovers)
             if answer.missed:
                 raise Conflict(
                     f"{op.subject_name} was not moved: {answer.why}; plan it again with another",
@@ -94,10 +109,27 @@ class ControlActivities:
         shown: dict[str, object] = {WAITS_FOR: waits}
         if expected is not None:
             shown["announcedDowntime"] = round(expected, 1)
-        tx.operations.update(op.id, result={**op.result, **shown})
+        # In the transaction that counted the others, so that it counts for the next.
+        phase = CUTOVER if answer.open else op.phase
+        tx.operations.update(op.id, result={**op.result, **shown}, phase=phase)
         move = move_of(op)
         if move is not None:
-            tx.resources.patch_status(move, shown, now=now)
+            tx.resources.patch_status(move, {**shown, "phase": phase}, now=now)
+
+
+def _in_cutover(tx: Tx, now: datetime, *, besides: OperationId) -> int:
+    """Warm moves whose source may be stopped, or is, and that did not switch yet."""
+    running = tx.operations.list(states={OperationState.RUNNING})
+    return sum(_is_cut_over(tx, each, now) for each in running if each.id != besides)
+
+
+def _is_cut_over(tx: Tx, op: Operation, now: datetime) -> bool:
+    passes = cast("Mapping[str, object]", (op.plan or {}).get("passes") or {})
+    if op.phase not in _DOWN or op.kind is not OperationKind.MOVE or not passes.get("warm"):
+        return False
+    since = [s.started_at for s in tx.operations.steps(op.id) if s.name in _LET_GO]
+    # One that takes longer waits for its sites, and competes with nobody.
+    return now - min(since) < _COUNTS_FOR if since else op.phase == CUTOVER
 
 
 def _note(tx: Tx, op: Operation, name: str, *, waits: bool, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """How operations end: operation, resource, move, lease, served images and audit in one go."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from controlplane.domain.operation import (
     OperationKind,
     OperationState,
     Problem,
+    Step,
     StepState,
 )
 from controlplane.domain.resource import State
@@ -108,17 +109,33 @@ def _attention(tx: Tx, op: Operation, outcome: Outcome) -> dict[str, object]:
 
 
 def _spent(tx: Tx, op: Operation, now: datetime) -> dict[str, object]:
-    """Where its time went: provider calls and waiting for them, copying, and the rest."""
+    """Where its time went: provider calls and waiting for them, copying, and the rest.
+
+    The rest is what no step covers, and what each step took besides: steps may go side by side.
+    """
     steps = tx.operations.steps(op.id)
     whole = (now - (op.started_at or now)).total_seconds()
     provider = sum(step.provider_seconds for step in steps)
     copying = sum(step.copy_seconds for step in steps)
+    own = sum(step.overhead for step in steps)
     return {
         "seconds": round(whole, 3),
         "providerSeconds": round(provider, 3),
         "copySeconds": round(copying, 3),
-        "overheadSeconds": round(max(whole - provider - copying, 0.0), 3),
+        "overheadSeconds": round(max(whole - _covered(steps), 0.0) + own, 3),
     }
+
+
+def _covered(steps: Sequence[Step]) -> float:
+    """Seconds in which at least one step was under way."""
+    seconds, until = 0.0, None
+    for step in sorted(steps, key=lambda each: each.started_at):
+        if step.ended_at is None:
+            continue
+        since = step.started_at if until is None else max(step.started_at, until)
+        seconds += max((step.ended_at - since).total_seconds(), 0.0)
+        until = step.ended_at if until is None else max(step.ended_at, until)
+    return seconds
 
 
 def _settle(tx: Tx, op: Operation, outcome: Outcome, now: datetime) -> None:

@@ -70,11 +70,16 @@ _GOING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stuck:
-    """An operation that needs attention; `plan` is None unless it is a move with a lease."""
+    """An operation that needs attention; `plan` is None unless it is a move with a lease.
+
+    `adopted` are what an adoption that holds its lease may have tagged, the machine first.
+    """
 
     work: Work
     plan: MovePlan | None
     switched: bool
+    adopting: bool = False
+    adopted: tuple[Artefact, ...] = ()
 
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
@@ -95,6 +100,8 @@ class LookupActivities:
             lease = tx.leases.find(instance)
             held = lease is not None and lease.operation == op.id
             plan = _MOVE_PLAN.validate_python(op.plan) if op.kind is OperationKind.MOVE else None
+            adopting = op.kind is OperationKind.ADOPT and held
+            tagged = tx.artefacts.list(operation=op.id) if adopting else []
             return Stuck(
                 work=Work(
                     operation=op.id,
@@ -103,7 +110,15 @@ class LookupActivities:
                 ),
                 plan=plan if held else None,
                 switched=op.phase == SWITCHED,
+                adopting=adopting,
+                adopted=tuple(sorted(tagged, key=lambda a: _GOING.index(a.kind))),
             )
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def has_switched(self, operation: str) -> bool:
+        """Whether a move has made its target the home: what it did is never undone then."""
+        with translated("switched"), self._store.read() as tx:
+            return tx.operations.get(operation_id(operation)).phase == SWITCHED
 
     @activity.defn(no_thread_cancel_exception=True)
     def made_at_target(self, work: Work) -> list[Artefact]:

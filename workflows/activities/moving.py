@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from time import monotonic
 
 from temporalio import activity
 from temporalio.exceptions import CancelledError
@@ -19,10 +20,11 @@ from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
 from drivers.contract import DiskExport, require
 from workflows.activities.orders import At
-from workflows.activities.steps import Steps
+from workflows.activities.steps import Meter, Steps
 from workflows.connections import Connect
 
 _BEAT = 0.1
+CALLS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +73,10 @@ class Mover:
             )
 
     @contextmanager
-    def _export(self, at: At) -> Iterator[BlockReader]:
+    def _export(self, at: At, meter: Meter) -> Iterator[BlockReader]:
         with self._connect(at.site) as driver:
-            reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
+            with calling(meter):
+                reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
             with closing(reader), beating() as told:
                 yield PacedReader(reader, self._pace(at, told))
 
@@ -97,13 +100,25 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def beating() -> Iterator[threading.Event]:
+def calling(meter: Meter) -> Iterator[None]:
+    """A call to a provider in the middle of copying.
+
+    A site that many ask may take longer than a pulse lasts; what takes longer than `CALLS` hangs,
+    and is given to another worker.
+    """
+    with meter.calling(), beating(within=CALLS):
+        yield
+
+
+@contextmanager
+def beating(within: timedelta | None = None) -> Iterator[threading.Event]:
     """Heartbeats from a thread of its own; the event is set when the activity is told to stop."""
     over = threading.Event()
     told = threading.Event()
+    until = None if within is None else monotonic() + within.total_seconds()
 
     def go_on() -> None:
-        while not over.wait(_BEAT):
+        while not over.wait(_BEAT) and (until is None or monotonic() < until):
             activity.heartbeat()
             if activity.is_cancelled():
                 told.set()

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import cast
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar, cast
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -12,44 +12,49 @@ from temporalio import activity
 
 from controlplane.domain.answer import Absent, Seen
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import GIB, MIB
-from controlplane.domain.errors import Conflict, FedctlError, NotFound
-from controlplane.domain.finding import Finding, Severity, blocking
+from controlplane.domain.errors import Busy, Conflict, FedctlError
+from controlplane.domain.finding import blocking
 from controlplane.domain.ids import InstanceId, PointId, RegionName, ResourceId, SiteName
-from controlplane.domain.instance import Firmware, InstanceSeen, Size
+from controlplane.domain.instance import InstanceSeen, InstanceState, Power
 from controlplane.domain.kinds import facts as kind_facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.placement import Placement
 from controlplane.domain.plan import (
-    AcceptanceCheck,
-    CheckKind,
-    Cutover,
     Method,
     MovePlan,
     ProvisionPlan,
 )
-from controlplane.domain.resource import Kind, Resource, ResourceKey, State
+from controlplane.domain.resource import Kind, Resource
 from controlplane.domain.site import Capability, ProviderKind, QuotaSeen, SiteFacts
+from controlplane.planning.differences import as_agreed, in_the_way
 from controlplane.planning.digest import as_json, digest
-from controlplane.planning.move import MoveFacts, MoveWish, Rate, move
-from controlplane.planning.provision import DiskWish, ProvisionWish, provision, refuse
+from controlplane.planning.facts import MoveFacts, Rate
+from controlplane.planning.move import move
+from controlplane.planning.provision import provision, refuse
 from controlplane.planning.reuse import Kept
+from controlplane.planning.warm import pauses
 from controlplane.services.bandwidth import narrowest
-from controlplane.services.references import resolve
-from controlplane.services.skus import sku
-from controlplane.services.volumes import volume_keys
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
-from drivers.contract import Instances, Quota, capabilities, require
+from drivers.contract import GuestAgent, Instances, Quota, capabilities, require
 from workflows.activities.records import OLD_HOME, operation_id
 from workflows.activities.steps import Steps
+from workflows.activities.wishes import firmware, move_wish, provision_wish, wished_size
 from workflows.connections import Connect
 
+T = TypeVar("T")
 _MOVE_PLAN = TypeAdapter(MovePlan)
-_PLAN_PARTS = ("source", "copy", "target", "passes", "fence", "was_on")
-_BEST = "auto"
 _READING = re.compile(r"(^| )copy \d+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookAgain:
+    """The plan that runs; `made`: its target stands already."""
+
+    operation: str
+    plan: MovePlan
+    made: bool
 
 
 class PlanActivities:
@@ -139,7 +144,7 @@ class PlanActivities:
             with self._store.read() as tx:
                 op = tx.operations.get(op_id)
                 instance = tx.resources.by_id(op.subject)
-                wish = _provision_wish(tx, instance)
+                wish = provision_wish(tx, instance)
                 site = tx.resources.get(
                     kind_facts(Kind.SITE).key(str(instance.spec["zone"]), None, None)
                 )
@@ -177,12 +182,34 @@ class PlanActivities:
                 agreed = _agreed_plan(tx, op)
             with meter.calling():
                 facts = self._move_facts(op)
-            plan = move(facts, _move_wish(op))
+            plan = move(facts, move_wish(op))
             if agreed is not None:
-                plan = _as_agreed(agreed, plan)
+                plan = as_agreed(agreed, plan)
             blocked = bool(blocking(plan.findings))
             self._write_plan(op, plan)
             return None if blocked else plan
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def look_again(self, order: LookAgain) -> None:
+        """Conflict where the source may not be stopped by the plan any more; Busy while unclear."""
+        op_id = operation_id(order.operation)
+        with self._steps.step(op_id, "preflight again") as meter:
+            with self._store.read() as tx:
+                op = tx.operations.get(op_id)
+            with meter.calling():
+                facts = replace(self._move_facts(op, again=True), made=order.made)
+            if facts.seen is None or facts.seen.power is None or _working(facts.seen):
+                raise Busy(
+                    f"{op.subject_name} is not at rest at {facts.source.site}"
+                    f" ({facts.unseen_why or 'it is being changed'}): ask again"
+                )
+            why = in_the_way(order.plan, move(facts, move_wish(op)))
+            if why:
+                raise Conflict(
+                    f"{op.subject_name} was not cut over, and its source was not stopped: since the"
+                    f" plan was made {why}; plan it again",
+                    reason="preflight-differs",
+                )
 
     def _write_plan(self, op: Operation, plan: MovePlan) -> None:
         now = self._clock()
@@ -201,7 +228,7 @@ class PlanActivities:
                 now=now,
             )
 
-    def _move_facts(self, op: Operation) -> MoveFacts:
+    def _move_facts(self, op: Operation, *, again: bool = False) -> MoveFacts:
         with self._store.read() as tx:
             instance = tx.resources.by_id(op.subject)
             placement = tx.placements.get(InstanceId(op.subject))
@@ -222,7 +249,13 @@ class PlanActivities:
         target = self._facts(self._site(str(op.order["to"])))
         with self._store.read() as tx:
             owner = tx.artefacts.get(copy).owner
-        seen, why = self._seen(placement.site, replace(owner, epoch=epoch), anchor)
+        owner = replace(owner, epoch=epoch)
+        seen, why = self._seen(placement.site, owner, anchor)
+        runs = seen is not None and seen.power is Power.ON
+        traits, traits_why = self._told(source, lambda it: it.traits(owner))
+        proof, proof_why = (
+            self._told(source, lambda it: it.probe_boot(owner)) if runs else (None, "")
+        )
         return MoveFacts(
             instance=InstanceId(op.subject),
             name=instance.key.name,
@@ -231,14 +264,40 @@ class PlanActivities:
             copy=copy,
             seen=seen,
             unseen_why=why,
-            firmware=_firmware(instance),
+            firmware=firmware(instance),
+            wished_size=wished_size(instance) if instance.spec.get("skuRef") else None,
             ssh_keys=tuple(cast("list[str]", instance.spec.get("sshKeys") or [])),
             user_data=str(instance.spec.get("userData") or ""),
             rate=rate,
             bandwidth=bandwidth,
             busy_with=busy,
-            kept=self._kept(InstanceId(op.subject), target.site, epoch),
+            kept=None if again else self._kept(InstanceId(op.subject), target.site, epoch),
+            agent=self._agent_answers(source, owner) if runs and pauses(source) else None,
+            traits=traits,
+            traits_why=traits_why,
+            proof=proof,
+            proof_why=proof_why,
+            again=again,
+            now=self._clock(),
         )
+
+    def _told(self, source: SiteFacts, look: Callable[[Instances], T]) -> tuple[T | None, str]:
+        """What one look at the instance tells, or why it told nothing: no look stops the others."""
+        try:
+            with self._connect(source.site) as driver:
+                return look(require(driver, Instances)), ""
+        except FedctlError as error:
+            return None, str(error)
+
+    def _agent_answers(self, source: SiteFacts, owner: OwnerTag) -> bool | None:
+        """None where nobody can tell: that is no reason to plan nothing."""
+        if Capability.GUEST_AGENT not in source.capabilities:
+            return None
+        try:
+            with self._connect(source.site) as driver:
+                return require(driver, GuestAgent).agent_answers(owner)
+        except FedctlError:
+            return None
 
     def _kept(self, instance: InstanceId, site: SiteName, epoch: int) -> Kept | None:
         """What an earlier move retained of the instance at the target, the best of it."""
@@ -288,23 +347,8 @@ def _agreed_plan(tx: Tx, op: Operation) -> MovePlan | None:
     return _MOVE_PLAN.validate_python(status["plan"], strict=False)
 
 
-def _as_agreed(agreed: MovePlan, now: MovePlan) -> MovePlan:
-    """The agreed plan, with today's findings added; a plan that would differ now is blocked."""
-    differing = [
-        part
-        for part in _PLAN_PARTS
-        if as_json(getattr(agreed, part)) != as_json(getattr(now, part))
-    ]
-    if not differing:
-        return agreed if not blocking(now.findings) else replace(agreed, findings=now.findings)
-    finding = Finding(
-        id="PLN01",
-        severity=Severity.BLOCKER,
-        subject=agreed.instance_name,
-        evidence=f"since the plan was made these changed: {', '.join(differing)}",
-        remedy="make a new plan and agree to it",
-    )
-    return replace(agreed, findings=(*now.findings, finding))
+def _working(seen: InstanceSeen) -> bool:
+    return seen.state is InstanceState.WORKING
 
 
 def _shown(seen: SiteFacts, now: datetime) -> dict[str, object]:
@@ -319,95 +363,6 @@ def _shown(seen: SiteFacts, now: datetime) -> dict[str, object]:
         "quota": as_json(seen.quota),
         "problem": None,
     }
-
-
-def _firmware(instance: Resource) -> Firmware:
-    return Firmware(str(instance.extensions.get("fedctl:firmware", Firmware.BIOS.value)))
-
-
-def _provision_wish(tx: Tx, instance: Resource) -> ProvisionWish:
-    spec = instance.spec
-    home = instance.key
-    named = resolve(spec["skuRef"], field="spec.skuRef", kind=Kind.INSTANCE_SKU, home=home)
-    size = sku(named).spec
-    extensions = instance.extensions
-    return ProvisionWish(
-        instance=InstanceId(instance.id),
-        name=home.name,
-        size=Size(cpus=int(cast("int", size["vCPU"])), memory=int(cast("int", size["ram"])) * GIB),
-        disks=tuple(_disk_wish(tx, key) for key in volume_keys(home, spec)),
-        network=extensions.get("fedctl:network", ""),
-        mac=extensions.get("fedctl:mac"),
-        address=extensions.get("fedctl:address"),
-        firmware=_firmware(instance),
-        ssh_keys=tuple(cast("list[str]", spec.get("sshKeys") or [])),
-        user_data=str(spec.get("userData") or ""),
-    )
-
-
-def _disk_wish(tx: Tx, key: ResourceKey) -> DiskWish:
-    volume = tx.resources.get(key)
-    size = int(cast("int", volume.spec["sizeGB"])) * GIB
-    reference = volume.spec.get("sourceImageRef")
-    if not reference:
-        return DiskWish(size=size)
-    found = resolve(reference, field="spec.sourceImageRef", kind=Kind.IMAGE, home=key)
-    image = tx.resources.find(found)
-    if image is None:
-        raise NotFound(f"image {found.name} is gone: name another image")
-    if image.state is not State.ACTIVE:
-        raise Conflict(f"image {found.name} is {image.state}: wait until it is active")
-    return DiskWish(
-        size=size,
-        image_size=int(cast("int", image.status.get("sizeMB", 0))) * MIB,
-        point=PointId(image.id),
-    )
-
-
-def _move_wish(op: Operation) -> MoveWish:
-    order = op.order
-    checks = cast("list[dict[str, object]]", order.get("checks") or [])
-    rules = cast("list[dict[str, str]]", order.get("networkMap") or [])
-    wish = MoveWish(
-        sku=cast("str | None", order.get("sku")),
-        networks=tuple((rule["from"], rule["to"]) for rule in rules),
-        checks=tuple(
-            AcceptanceCheck(
-                kind=CheckKind(str(check["kind"])),
-                pattern=str(check.get("pattern") or ""),
-                within=timedelta(seconds=float(cast("float", check.get("within") or 120))),
-            )
-            for check in checks
-        ),
-    )
-    if order.get("method"):
-        named = str(order["method"])
-        wish = replace(wish, method=None if named == _BEST else Method(named))
-    if order.get("cutover"):
-        wish = replace(wish, cutover=_cutover(cast("dict[str, object]", order["cutover"])))
-    if order.get("deadlineSeconds"):
-        wish = replace(wish, deadline=_seconds(order["deadlineSeconds"]))
-    if order.get("retainSeconds"):
-        wish = replace(wish, retain=_seconds(order["retainSeconds"]))
-    if order.get("maxDowntimeSeconds"):
-        wish = replace(wish, max_downtime=_seconds(order["maxDowntimeSeconds"]))
-    return wish
-
-
-def _cutover(wish: dict[str, object]) -> Cutover:
-    def moment(name: str) -> datetime | None:
-        text = wish.get(name)
-        return None if text is None else datetime.fromisoformat(str(text))
-
-    return Cutover(
-        manual=wish.get("mode") == "manual",
-        not_before=moment("notBefore"),
-        not_after=moment("notAfter"),
-    )
-
-
-def _seconds(value: object) -> timedelta:
-    return timedelta(seconds=float(cast("float", value)))
 
 
 def _measured(tx: Tx, source: str, target: str) -> Rate:

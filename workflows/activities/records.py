@@ -49,6 +49,7 @@ BEGINS: Mapping[OperationKind, State] = {
     OperationKind.SURVEY: State.UPDATING,
     OperationKind.IMPORT_IMAGE: State.CREATING,
     OperationKind.PROVISION: State.CREATING,
+    OperationKind.ADOPT: State.CREATING,
     OperationKind.START: State.UPDATING,
     OperationKind.STOP: State.UPDATING,
     OperationKind.RESTART: State.UPDATING,

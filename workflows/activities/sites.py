@@ -18,6 +18,7 @@ from controlplane.domain.errors import Conflict, Integrity, Unavailable, Unsuppo
 from controlplane.domain.fence import FenceProof
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import InstanceSeen, InstanceState, Manner, Power
+from controlplane.planning.findings import warning
 from drivers.contract import (
     DiskExport,
     Fencing,
@@ -137,25 +138,34 @@ class SiteActivities(SiteSteps):
             intent = self._intend(at, ArtefactKind.INSTANCE)
             with self._calling(at.site, meter) as driver:
                 instances = require(driver, Instances)
-                anchor = intent.anchor or instances.reserve(tag)
-                if anchor is not None and intent.anchor is None:
-                    self._anchor(at, anchor)
+                anchor = intent.anchor or self._reserve(at, instances)
                 try:
                     ref = instances.create(tag, replace(order.spec, anchor=anchor))
                 except Conflict as taken:
                     if taken.reason != "anchor-taken":
                         raise
-                    self._anchor(at, instances.reserve(tag))
+                    self._reserve(at, instances)
                     raise Unavailable(
                         f"{at.site} gave the reserved id away: asking with another"
                     ) from taken
             self._became(at, ArtefactState.ALLOCATED, ref=ref)
             return ref
 
-    def _anchor(self, at: At, anchor: str | None) -> None:
-        with self._store.begin() as tx:
-            now = tx.artefacts.get(at.artefact).state
-            tx.artefacts.set_state(at.artefact, now, anchor=anchor)
+    def _reserve(self, at: At, instances: Instances) -> str | None:
+        """An anchor, written down, that no other of ours means to create under."""
+        promised: frozenset[str] = frozenset()
+        while True:
+            anchor = instances.reserve(at.work.tag(at.artefact), promised)
+            with self._store.begin() as tx:
+                promised = frozenset(
+                    other.anchor
+                    for other in tx.artefacts.list(site=at.site, states=(ArtefactState.INTENDED,))
+                    if other.anchor is not None and other.id != at.artefact
+                )
+                if anchor is None or anchor not in promised:
+                    now = tx.artefacts.get(at.artefact).state
+                    tx.artefacts.set_state(at.artefact, now, anchor=anchor)
+                    return anchor
 
     @activity.defn(no_thread_cancel_exception=True)
     def wait_instance(self, at: At) -> InstanceSeen:
@@ -313,8 +323,27 @@ class SiteActivities(SiteSteps):
                 )
             if seen.stage is ExportStage.WORKING:
                 raise NotYet(f"{at.site} is making the disk readable: {seen.note}")
+            meter.message = seen.note
+            if order.since is not None and not seen.changed_only:
+                meter.message = "what changed is not told: all of it is read"
+                self._untold(at, seen)
             self._became(at, ArtefactState.ALLOCATED)
             return seen
+
+    def _untold(self, at: At, seen: ExportSeen) -> None:
+        """A mark was lost: nothing is missed, but it takes longer than was planned."""
+        finding = warning(
+            "SRC05",
+            at.site,
+            f"{at.step}: {at.site} cannot tell any more what changed since the pass before, so all"
+            f" {seen.size} bytes are read",
+            "leave the instance's snapshots, backups and change tracking alone while it moves, and"
+            " see what the provider's card says of changes",
+        )
+        with self._store.begin() as tx:
+            known = tx.operations.get(at.work.operation).findings
+            if finding not in known:
+                tx.operations.update(at.work.operation, findings=(*known, finding))
 
     @activity.defn(no_thread_cancel_exception=True)
     def release_export(self, at: At) -> None:

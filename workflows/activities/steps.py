@@ -37,7 +37,10 @@ class Work:
 
 @dataclass(slots=True)
 class Meter:
-    """Seconds of a step spent in provider calls (waiting for one included) and in copying."""
+    """Seconds of a step spent in provider calls (waiting for one included) and in copying.
+
+    A call in the middle of copying counts as a call.
+    """
 
     provider: float = 0.0
     copy: float = 0.0
@@ -45,6 +48,7 @@ class Meter:
     attempt: int = 1
     sole: bool = False
     _now: Callable[[], float] = field(default=monotonic)
+    _copies: bool = False
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -52,15 +56,18 @@ class Meter:
         try:
             yield
         finally:
-            self.provider += self._now() - began
+            took = self._now() - began
+            self.provider += took
+            self.copy -= took if self._copies else 0.0
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        began = self._now()
+        began, self._copies = self._now(), True
         try:
             yield
         finally:
             self.copy += self._now() - began
+            self._copies = False
 
 
 def waited_so_far() -> timedelta:

@@ -133,7 +133,7 @@ class TransferActivities(Mover):
         """Source to vault; goes on after the last sealed pack."""
         at = order.at
         with self._steps.step(at.work.operation, at.step, copying=True) as meter:
-            with meter.copying(), self._export(at) as reader:
+            with meter.copying(), self._export(at, meter) as reader:
                 copied = self._into_vault(
                     reader,
                     operation=at.work.operation,
@@ -293,7 +293,7 @@ class TransferActivities(Mover):
         """Equal digests, or Integrity: the target holds what the source held."""
         at = order.at
         with self._steps.step(at.work.operation, at.step, copying=True) as meter:
-            with meter.copying(), self._export(at) as reader, stopping():
+            with meter.copying(), self._export(at, meter) as reader, stopping():
                 found = digest(
                     reader,
                     length=order.size,
