@@ -5,9 +5,9 @@ UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv
 WORKERS ?= 3
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: demo dev test check lint fix coverage bench lock docs
+.PHONY: demo dev test pairs check lint fix coverage bench live live-openstack lock docs
 
-demo: .venv/run ## the main job, from an image to two providers and back
+demo: .venv/run ## the main job, from an image around five providers and home
 	$(BIN)/python -m api.demo $(if $(IMAGE),--image $(IMAGE))
 
 dev: .venv/run ## the whole system, here, until Ctrl-C
@@ -15,6 +15,9 @@ dev: .venv/run ## the whole system, here, until Ctrl-C
 
 test: .venv/dev ## all tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=20 --durations-min=10
+
+pairs: .venv/dev ## moves over all 20 ordered pairs of kinds of provider, cold and warm, and broken at every step
+	$(BIN)/python -m pytest -q -m long --durations=0 --durations-min=5 tests/e2e
 
 check: lint test ## what CI runs
 
@@ -35,8 +38,15 @@ coverage: .venv/dev ## branch coverage of controlplane and workflows
 bench: .venv/dev ## what is promised in figures, measured; WHAT=overhead for one
 	$(BIN)/python -m tests.bench $(WHAT)
 
-docs: .venv/dev ## what is generated from the providers' cards
+live: .venv/dev ## the contract suite and moves at a real site, named by LIVE_* (docs/live.md); KIND=xcpng
+	$(BIN)/python -m tests.live $(KIND)
+
+live-openstack: .venv/dev ## the same at a lab's OpenStack; OPENSTACK_LAB=the folder with its clouds.yaml
+	$(BIN)/python -m tests.live openstack $(if $(OPENSTACK_LAB),--lab "$(OPENSTACK_LAB)")
+
+docs: .venv/dev ## the pages that are made from cards and checks
 	$(BIN)/python -m drivers.cards
+	$(BIN)/python -m api.checklist
 
 lock: .venv/dev ## new versions of everything
 	echo uv | $(LOCK) - -o requirements-uv.lock

@@ -1,4 +1,4 @@
-"""`fedctl dev`: the whole system on this machine, one process each, with two simulated sites.
+"""`fedctl dev`: the whole system on this machine, one process each, with five simulated sites.
 
 A supervisor starts key agent, Temporal, simulators, API, image gateway and worker, starts again
 what dies, and stops everything when it is told to. Everything listens on loopback. All state is in
@@ -30,21 +30,24 @@ import platformdirs
 from controlplane.domain.errors import Conflict, FedctlError, Unavailable
 
 TENANT, USER = "demo", "admin"
-REGION = "eu-fr"
+REGIONS = ("eu-fr", "eu-be")
 _PATIENCE = 60.0
 _GRACE = 15.0
 _LOOK = 0.05
 _FIRST_PORT = 8700
 _PR_SET_PDEATHSIG = 1
-_PORTS = (
-    "api",
-    "gateway",
-    "temporal",
+_PORTS_OF_SITES = (
+    "control",
     "openstack",
     "proxmox",
     "proxmox_ssh",
-    "control",
+    "ovhcloud",
+    "opennebula",
+    "opennebula_ssh",
+    "xcpng",
+    "xcpng_nbd",
 )
+_PORTS = ("api", "gateway", "temporal", *_PORTS_OF_SITES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +94,26 @@ class State:
     def ports(self) -> dict[str, int]:
         """Free loopback ports, chosen once so that addresses stay the same."""
         path = self.folder / "ports.json"
-        if not path.exists():
-            path.write_text(json.dumps(_free_ports()))
-        chosen: dict[str, int] = json.loads(path.read_text())
+        chosen: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        if set(_PORTS) - set(chosen):  # a new folder, or one of an older fedctl
+            chosen = _with_free_ports(chosen)
+            path.write_text(json.dumps(chosen))
         return chosen
 
 
-def _free_ports() -> dict[str, int]:
+def _with_free_ports(known: Mapping[str, int]) -> dict[str, int]:
     """The API on 8700 where that is free, everything else wherever there is room."""
+    ports = dict(known)
     with contextlib.ExitStack() as held:
-        ports: dict[str, int] = {}
-        for name in _PORTS:
+        while missing := [name for name in _PORTS if name not in ports]:
             sock = held.enter_context(socket.socket())
             try:
-                sock.bind(("127.0.0.1", _FIRST_PORT if name == "api" else 0))
+                sock.bind(("127.0.0.1", _FIRST_PORT if missing[0] == "api" else 0))
             except OSError:
                 sock.bind(("127.0.0.1", 0))
-            ports[name] = int(sock.getsockname()[1])
-        return ports
+            if (port := int(sock.getsockname()[1])) not in ports.values():
+                ports[missing[0]] = port
+    return ports
 
 
 def settings_of(state: State) -> dict[str, str]:
@@ -125,7 +130,7 @@ def settings_of(state: State) -> dict[str, str]:
         "FEDCTL_GATEWAY_URL": f"http://127.0.0.1:{ports['gateway']}",
         "FEDCTL_API_PORT": str(ports["api"]),
         "FEDCTL_PUBLIC_URL": api,
-        "FEDCTL_REGIONS": json.dumps([REGION]),
+        "FEDCTL_REGIONS": json.dumps(REGIONS),
     }
 
 
@@ -198,6 +203,7 @@ class Embedded:
         self._ports = state.ports()
         self._children: list[Child] = []
         self.url = f"http://127.0.0.1:{self._ports['api']}"
+        self.sites: tuple[str, ...] = ()
         self._stop = threading.Event()
         self._profile = profile
         self._seed = seed
@@ -232,7 +238,7 @@ class Embedded:
         )  # fmt: skip
         simulators = self._child(
             "simulators", python, "-m", "drivers.simulators", str(folder / "sites"),
-            "--ports", json.dumps({k: ports[k] for k in _PORTS[3:]}),
+            "--ports", json.dumps({k: ports[k] for k in _PORTS_OF_SITES}),
             "--profile", self._profile, "--seed", str(self._seed),
         )  # fmt: skip
         # These take their seconds to load, and then wait for the database.
@@ -246,7 +252,9 @@ class Embedded:
         self._await(api, lambda: _answers(f"{self.url}/.wellknown/secapi"))
         # The gateway loads while the sites are looked at.
         gateway = self._child("gateway", python, "-m", "api.gateway")
-        self._register(worker, json.loads(sites.read_text()))
+        described = json.loads(sites.read_text())
+        self.sites = tuple(described)
+        self._register(worker, described)
         self._await(gateway, lambda: _answers(f"http://127.0.0.1:{ports['gateway']}/healthz"))
         self._note_processes()
         self._state.ready.touch()
@@ -261,7 +269,7 @@ class Embedded:
             self._stop.wait(_LOOK)
 
     def _register(self, worker: Child, sites: dict[str, dict[str, object]]) -> None:
-        """Both sites, their credentials, and a first look at each; known ones are only updated."""
+        """The sites, their credentials, and a first look at each; known ones are only updated."""
         login = httpx.post(
             f"{self.url}/providers/fedctl.identity/v1/login",
             json={"user": USER, "password": self._state.password.read_text()},
@@ -275,7 +283,7 @@ class Embedded:
         ) as http:
             for name, site in sites.items():
                 credentials = site.pop("credentials")
-                http.put(f"/{name}", json={"spec": {**site, "region": REGION}}).raise_for_status()
+                http.put(f"/{name}", json={"spec": site}).raise_for_status()
                 http.put(f"/{name}/credentials", json={"secrets": credentials}).raise_for_status()
                 http.post(f"/{name}/verify").raise_for_status()
             self._await(
@@ -373,7 +381,7 @@ def _run(state: State, given: argparse.Namespace, began: float) -> int:
         system.start()
         _say(
             f"fedctl is ready at {system.url} after {monotonic() - began:.1f} s\n"
-            f"  sites    gra-openstack, par-pve (simulated)\n"
+            f"  sites    {', '.join(system.sites)} (simulated)\n"
             f"  log in   fedctl login {system.url} --user {USER} --password-stdin"
             f" < {state.password}\n"
             f"  state    {state.folder}\n"

@@ -121,7 +121,7 @@ command(
     "dev",
     "fedctl dev",
     "fedctl dev --state ~/fedctl-dev",
-    text="Starts the whole system here, with two simulated sites; Ctrl-C stops it. --state FOLDER"
+    text="Starts the whole system here, with five simulated sites; Ctrl-C stops it. --state FOLDER"
     " keeps it there, --profile realistic|fast|steady is how its sites behave, --seed N which"
     " faults they have.",
     passes_on=True,

@@ -9,6 +9,7 @@ from api.schemas.errors import BLOCKED, OUTCOME_EXIT, ROLLED_BACK
 from controlplane.domain.operation import OperationState
 
 _SHORT = 6
+_SAID = ("warning", "info")
 _BACK = frozenset({OperationState.ROLLED_BACK, OperationState.CANCELLED, OperationState.FAILED})
 
 
@@ -23,9 +24,11 @@ def plan_text(subject: str, move: Doc) -> str:
     estimate = status.get("estimate") or plan.get("estimate")
     if estimate:
         lines += ["", f"  estimate  {_estimate(estimate)}"]
-    told = [f for f in status.get("findings", []) if f["severity"] != "blocker"]
-    lines += [""] if told else []
+    told = [f for f in status.get("findings", []) if f["severity"] in _SAID]
+    unseen = sorted({f["id"] for f in status.get("findings", []) if f["severity"] == "unseen"})
+    lines += [""] if told or unseen else []
     lines += [finding_line(f) for f in told]
+    lines += [f"  unseen    {' '.join(unseen)}  (-o yaml says why)"] if unseen else []
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ Document = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _SPARE = (
     fedctl.CredentialsIn,
+    fedctl.AdoptionIn,
     fedctl.LoginIn,
     fedctl.TokenIn,
     fedctl.UserIn,

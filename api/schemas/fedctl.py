@@ -52,6 +52,14 @@ class SiteStatus(Status):
     frozen: FrozenOut | None = None
 
 
+class AdoptionIn(Wire):
+    """Which instance a machine becomes: its workspace and the name it has here."""
+
+    tenant: Name64
+    workspace: Name64
+    name: Name64
+
+
 class CredentialsIn(Wire):
     """What a driver logs in with. Sealed on arrival and never returned."""
 
@@ -168,10 +176,21 @@ class CheckIn(Wire):
 
 
 class NetworkMapping(Wire):
-    """Networks by the names that the two sites give them."""
+    """Networks by the names that the two sites give them; without `to` by the plan's own rule.
+
+    With `address` new, nics on it get addresses of the target's choice.
+    """
 
     from_: Annotated[str, Field(alias="from", min_length=1, max_length=128)]
-    to: Annotated[str, Field(min_length=1, max_length=128)]
+    to: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    address: Literal["keep", "new"] = "keep"
+
+
+class WaiverIn(Wire):
+    """A blocker that the caller, who may put `waivers/ID`, takes upon themselves."""
+
+    finding: Annotated[str, Field(pattern=r"^[A-Z]{3}[0-9]{2}$")]
+    reason: Annotated[str, Field(min_length=3, max_length=500)]
 
 
 class MoveTarget(Wire):
@@ -203,7 +222,7 @@ class MoveSpec(Wire):
     deadline: Annotated[int, Field(ge=1, le=86400 * 30)] = 86400
     retain_source: Annotated[int, Field(ge=0, le=86400 * 365)] = 86400 * 7
     checks: Annotated[list[CheckIn], Field(max_length=16)] = Field(default_factory=list)
-    waivers: Annotated[list[Name64], Field(max_length=64)] = Field(default_factory=list)
+    waivers: Annotated[list[WaiverIn], Field(max_length=64)] = Field(default_factory=list)
     plan_only: bool = False
     plan_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{6,128}$")] | None = None
 
@@ -214,6 +233,7 @@ class MoveStatus(Status):
     plan_digest: str | None = None
     findings: list[FindingOut] = Field(default_factory=list)
     estimate: dict[str, object] | None = None
+    waived_by: dict[str, str] = Field(default_factory=dict)
     progress: list[ProgressOut] = Field(default_factory=list)
     downtime_seconds: float | None = None
     waits_for: str = ""

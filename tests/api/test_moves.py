@@ -1,9 +1,10 @@
 """Moves: planned, agreed to by digest, one at a time."""
 
+import httpx
 import pytest
 
 from controlplane.domain.operation import DECIDING, Decision, OperationState
-from tests.api.world import MOBILITY, World
+from tests.api.world import AUTHORIZATION, MOBILITY, World
 
 DIGEST = "a" * 64
 OTHER = "b" * 64
@@ -56,7 +57,7 @@ def test_a_plan_is_an_operation_with_the_whole_wish(w: World, sites, shop: str, 
             deadline=3600,
             retainSource=60,
             skuRef={"resource": "skus/seca.dm"},
-            waivers=["GST10"],
+            waivers=[{"finding": "TGT01", "reason": "more is on its way"}],
             method="warm",
             cutover={"mode": "manual", "notAfter": "2030-01-02T03:04:05Z"},
         ),
@@ -80,12 +81,87 @@ def test_a_plan_is_an_operation_with_the_whole_wish(w: World, sites, shop: str, 
         "maxDowntimeSeconds": 180,
         "maxBandwidth": 50 << 20,
         "planDigest": None,
-        "waivers": ["GST10"],
+        "waivers": [{"id": "TGT01", "reason": "more is on its way", "by": "ada"}],
     }
     with w.store.read() as tx:
         assert str(tx.resources.get(_key(w, shop)).id) == move
     assert answer.json()["status"]["phase"] == "queued"
     assert answer.json()["status"]["operation"] == f"plan-move-{web}-1"
+
+
+WAIVED = [{"finding": "TGT01", "reason": "more is on its way"}]
+
+
+def _mover(w: World, *waivers: str) -> tuple[str, httpx.Client]:
+    """A user who may move, and waive what is named; and a client of theirs."""
+    name, client = w.user()
+    resources = ["moves", "moves/*", *(f"waivers/{each}" for each in waivers)]
+    rights = [
+        {"provider": "fedctl.mobility/v1", "resources": resources, "verb": ["get", "put", "post"]}
+    ]
+    role = w.fresh("mover")
+    made = w.put(w.in_tenant(AUTHORIZATION, f"roles/{role}"), {"permissions": rights})
+    assert made.status_code == 201, made.text
+    given = {"subs": [name], "roles": [role], "scopes": [{}]}
+    assert w.put(w.in_tenant(AUTHORIZATION, f"role-assignments/{role}"), given).status_code == 201
+    return name, client
+
+
+def test_a_waiver_needs_a_right_of_its_own_and_is_in_the_audit_log(
+    w: World, sites, shop: str, web: str
+):
+    asked = {"spec": wish(web, sites[1], planOnly=True, waivers=WAIVED)}
+    _, mover = _mover(w, "SRC03")
+    with mover:
+        refused = mover.put(at(w, shop), json=asked)
+        assert refused.status_code == 403, refused.text
+        assert "waivers/TGT01" in refused.json()["detail"]
+    name, judge = _mover(w, "TGT*")
+    with judge:
+        answer = judge.put(at(w, shop), json=asked)
+        assert answer.status_code == 201, answer.text
+    assert answer.json()["status"]["waivedBy"] == {"TGT01": name}
+    assert w.operation(answer).order["waivers"] == [
+        {"id": "TGT01", "reason": "more is on its way", "by": name}
+    ]
+    with w.store.read() as tx:
+        entries = [
+            e
+            for e in tx.audit.entries(limit=100_000)
+            if e.action == "move.waive" and e.actor == name
+        ]
+    assert [e.detail for e in entries] == [{"finding": "TGT01", "reason": "more is on its way"}]
+
+
+def test_whoever_agrees_to_a_plan_need_not_waive_again_what_was_waived(
+    w: World, sites, shop: str, web: str
+):
+    name, judge = _mover(w, "TGT*")
+    with judge:
+        planned_one = wish(web, sites[1], planOnly=True, waivers=WAIVED)
+        answer = judge.put(at(w, shop), json={"spec": planned_one})
+    w.plan_made(answer, shop, "m-1", DIGEST)
+    _, mover = _mover(w, "SRC03")
+    agreed = wish(web, sites[1], planOnly=False, planDigest=DIGEST, waivers=WAIVED)
+    with mover:
+        answer = mover.put(at(w, shop), json={"spec": agreed})
+        assert answer.status_code == 200, answer.text
+        assert w.operation(answer).order["waivers"][0]["by"] == name
+        other = [{"finding": "TGT01", "reason": "because"}]
+        assert mover.put(at(w, shop), json={"spec": agreed | {"waivers": other}}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("finding", "words"),
+    [("RET02", "cannot be waived"), ("SRC12", "cannot be waived"), ("ZZZ99", "no check ZZZ99")],
+)
+def test_fences_leases_and_what_is_no_check_are_waived_by_nobody(
+    w: World, sites, shop: str, web: str, finding: str, words: str
+):
+    waivers = [{"finding": finding, "reason": "please"}]
+    answer = w.put(at(w, shop), wish(web, sites[1], planOnly=True, waivers=waivers))
+    assert answer.status_code == 412, answer.text
+    assert words in answer.json()["detail"]
 
 
 def _key(w: World, shop: str):

@@ -26,7 +26,7 @@ from controlplane.domain.ids import ResourceId, SiteName, TenantName, WorkspaceN
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 from controlplane.services.admission import QUEUED, ask
-from drivers.simulators.__main__ import OPENSTACK, PROXMOX
+from drivers.simulators.sites import OPENSTACK, PROXMOX
 from tests.api.world import MOBILITY, World, world
 from tests.bench.result import Result
 from tests.e2e.dev import TENANT, Dev, dev

@@ -7,8 +7,20 @@ from uuid import UUID, uuid4
 
 from controlplane.domain.admission import Bounds
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.discovery import Discovered
+from controlplane.domain.disk import DiskBus
 from controlplane.domain.finding import Finding, Severity
 from controlplane.domain.ids import ArtefactId, InstanceId, ResourceId, SiteName
+from controlplane.domain.instance import (
+    DiskSeen,
+    Firmware,
+    InstanceSeen,
+    InstanceState,
+    Power,
+    Size,
+    Trait,
+    Traits,
+)
 from controlplane.domain.operation import (
     Operation,
     OperationKind,
@@ -20,11 +32,67 @@ from controlplane.domain.operation import (
 from controlplane.domain.placement import Placement
 from controlplane.domain.resource import State
 from controlplane.services.admission import admit
+from controlplane.services.adoption import put_on_record
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 
 GIB = 1024**3
 K = OperationKind
+LEGACY = Discovered(
+    seen=InstanceSeen(
+        ref="104",
+        name="legacy",
+        state=InstanceState.READY,
+        power=Power.ON,
+        epoch=0,
+        size=Size(cpus=2, memory=3 * GIB),
+        disks=(
+            DiskSeen(volume="local:a", size=4 * GIB, bus=DiskBus.SCSI),
+            DiskSeen(volume="local:b", size=GIB // 2, bus=DiskBus.SCSI),
+        ),
+        nics=(),
+    ),
+    firmware=Firmware.UEFI,
+    traits=Traits(looked=frozenset(Trait)),
+)
+MACHINES = [
+    {
+        "ref": "104",
+        "name": "legacy",
+        "power": "on",
+        "cpus": 2,
+        "memory": 3 * GIB,
+        "firmware": "uefi",
+        "disks": [{"volume": "local:a", "size": 4 * GIB, "bus": "scsi"}],
+        "nics": [{"network": "vmbr0", "mac": "52:54:00:00:00:01", "address": None}],
+        "adoptable": True,
+        "findings": [],
+    },
+    {
+        "ref": "105",
+        "name": "gpu",
+        "power": "off",
+        "cpus": 8,
+        "memory": 64 * GIB,
+        "firmware": "bios",
+        "disks": [],
+        "nics": [],
+        "adoptable": False,
+        "findings": [
+            {
+                "id": "SRC08",
+                "severity": "blocker",
+                "subject": "VM 105",
+                "evidence": "hostpci0 passes a PCI device through",
+                "remedy": "remove it",
+            }
+        ],
+    },
+]
+LOOKED: dict[OperationKind, dict] = {
+    K.SWEEP: {"sites": [{"site": "gra", "accounted": 3, "unaccounted": [], "missing": []}]},
+    K.SCAN: {"scan": {"site": "gra", "machines": MACHINES}},
+}
 DIGEST = "7f3a9c" + "0" * 58
 
 
@@ -106,8 +174,12 @@ class Hands:
         subject = tx.resources.find_id(op.subject)
         if op.kind in {K.PLAN_MOVE, K.MOVE, K.FINALIZE}:
             return self._settle_move(tx, op, state, now)
-        if op.kind is K.SWEEP:
-            return {"sites": [{"site": "gra", "accounted": 3, "unaccounted": [], "missing": []}]}
+        if op.kind in LOOKED:
+            return LOOKED[op.kind]
+        if op.kind is K.ADOPT and state is OperationState.SUCCEEDED:
+            put_on_record(tx, op, SiteName(str(op.order["site"])), LEGACY, now)
+            tx.resources.set_state(op.subject, State.ACTIVE, now=now)
+            return {"site": op.order["site"], "ref": op.order["ref"]}
         if subject is None:
             return {}
         if op.kind in {K.DELETE_IMAGE, K.DELETE_INSTANCE}:

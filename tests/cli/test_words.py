@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from api.cli import units
+from api.cli.commands.moves import _networks, _waiver
 from api.cli.contexts import Context, Contexts
-from api.cli.plans import blocked, failed
+from api.cli.plans import blocked, failed, plan_text
 from api.cli.session import Rows
 from api.cli.watch import progress_line, screen, step_line
+from controlplane.domain.errors import Invalid
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 GIB = 1024**3
@@ -158,6 +160,35 @@ def test_a_refusal_lists_blockers_only():
     assert "POL01" in text
     assert "GST10" not in text
     assert stopped.exit_code == 20
+
+
+def test_a_plan_names_in_one_line_what_could_not_be_looked_at():
+    findings = [
+        {"id": "SRC08", "severity": "unseen", "subject": "w", "evidence": "not seen: no answer"},
+        {"id": "TGT02", "severity": "unseen", "subject": "w", "evidence": "not seen: not told"},
+        {"id": "SRC08", "severity": "unseen", "subject": "w", "evidence": "not seen: no answer"},
+        {"id": "GST10", "severity": "warning", "subject": "w", "evidence": "careful"},
+    ]
+    text = plan_text("shop/web-1", {"status": {"findings": findings}})
+    assert "unseen    SRC08 TGT02  (-o yaml says why)" in text
+    assert "warning   GST10  careful" in text
+    assert "no answer" not in text
+
+
+def test_a_waiver_without_a_reason_is_refused_before_anything_is_asked():
+    assert _waiver("TGT01=more is on its way") == {
+        "finding": "TGT01", "reason": "more is on its way"
+    }  # fmt: skip
+    for text in ("TGT01", "TGT01="):
+        with pytest.raises(Invalid):
+            _waiver(text)
+
+
+def test_rules_of_networks_and_addresses_are_one_list():
+    assert _networks(["shop=lan"], ["shop", "office"]) == [
+        {"from": "shop", "to": "lan", "address": "new"},
+        {"from": "office", "address": "new"},
+    ]
 
 
 def test_a_context_does_not_print_its_token(tmp_path):

@@ -41,7 +41,7 @@ def check(system: System) -> None:
         left[:] = system.swept()
         return not left
 
-    until(clean, f"the sweep finds nothing but {left}", 8, every=0.2)
+    until(clean, f"the sweep finds nothing but {left}", 40, every=0.2)
     assert system.troubles() == []
 
 

@@ -10,12 +10,19 @@ import httpx
 
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind, ResourceKey
-from drivers.simulators.journal import Journal
+from drivers.simulators.journal import Journal, lost_writes
+from drivers.simulators.sites import OPENNEBULA, OVHCLOUD, PROXMOX, XCPNG
 from drivers.simulators.witness import Run
 from tests.e2e.images import MIB, raw_image
-from tests.e2e.system import OPENSTACK, PROXMOX, TENANT, System, until
+from tests.e2e.system import OPENSTACK, PATIENCE, TENANT, System, until
 
-NETWORK = {OPENSTACK: "shop-net", PROXMOX: "vmbr0"}
+NETWORK = {
+    OPENSTACK: "shop-net",
+    PROXMOX: "vmbr0",
+    OVHCLOUD: "pn-100",
+    OPENNEBULA: "shop-net",
+    XCPNG: "shop-net",
+}
 _PART = 4 * MIB
 _SEEDS = count(1)
 
@@ -164,9 +171,24 @@ class Shop:
     def journal(self, name: str) -> Journal:
         """What the running home copy wrote to its disk."""
         site, native = self.native(name)
-        sites = self.system.sites
-        guests = sites.openstack.guests if site == OPENSTACK else sites.proxmox.node.guests
-        return guests.journals()[native]
+        return self.system.sites.guests(site).journals()[native]
+
+    def writing(self, name: str) -> Journal:
+        """The journal once the guest writes it."""
+        until(lambda: self.journal(name).last > 3, f"the guest of {name} writes")
+        return self.journal(name)
+
+    def written_on(self, name: str, before: Journal) -> Journal:
+        """The journal once the guest wrote on where it is at home, with no promised write lost."""
+        until(lambda: self.journal(name).last > before.last, f"the guest of {name} writes on")
+        # Promises first: the guest goes on writing while its journal is read.
+        promised = self.system.sites.promised(before.identity.hex())
+        after = self.journal(name)
+        assert (after.identity, after.damaged) == (before.identity, ())
+        assert after.boots == self.runs(name)[-1].boots
+        assert lost_writes(after, promised) == ()
+        assert self.system.troubles() == []
+        return after
 
     def runs(self, name: str) -> tuple[Run, ...]:
         """Every power-on of the home copy's disk, at any site, oldest first."""
@@ -175,9 +197,9 @@ class Shop:
     # moves
 
     def wish(self, name: str, to: str, **more: object) -> dict[str, object]:
-        other = PROXMOX if to == OPENSTACK else OPENSTACK
+        others = sorted(set(NETWORK.values())) if to in NETWORK else []
         networks: dict[str, object] = {
-            "networkMap": [{"from": NETWORK[other], "to": NETWORK[to]}] if to in NETWORK else []
+            "networkMap": [{"from": other, "to": NETWORK[to]} for other in others]
         }
         return {
             "instanceRef": {"resource": f"instances/{name}"},
@@ -202,15 +224,23 @@ class Shop:
         answer = self.http.put(self.move_path(called), json={"spec": agreed})
         return called, self.system.operation(answer)
 
+    def unplanned(self, name: str, to: str, **more: object) -> str:
+        """The path of the operation of a move whose plan nobody saw before."""
+        called = self.last_move = self.fresh("move")
+        spec = self.wish(name, to, **more)
+        return self.system.operation(self.http.put(self.move_path(called), json={"spec": spec}))
+
     def move(self, name: str, to: str, **more: object) -> dict[str, Any]:
         """The operation's status at its end."""
         _, path = self.begin_move(name, to, **more)
         return self.system.ended(path)
 
-    def moved(self, name: str, to: str, **more: object) -> dict[str, Any]:
+    def moved(
+        self, name: str, to: str, *, seconds: float = PATIENCE, **more: object
+    ) -> dict[str, Any]:
         """A move that went well: digests equal, at home there."""
         _, path = self.begin_move(name, to, **more)
-        status = self.system.done(path)
+        status = self.system.done(path, seconds)
         proofs = status["result"]["proof"]
         assert proofs
         assert all(p["equal"] and p["sourceDigest"] == p["targetDigest"] for p in proofs)

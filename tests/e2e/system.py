@@ -1,4 +1,4 @@
-"""A whole system for tests: two simulated sites, API, image gateway, Temporal server, worker.
+"""A whole system for tests: simulated sites, API, image gateway, Temporal server, worker.
 
 Everything but the Temporal server runs in this process, so that a test can reach behind each part:
 let a site misbehave, flip a byte in the vault, look at a disk. `killable_worker` puts a worker in a
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,7 @@ from uuid import UUID, uuid4
 
 import httpx
 from temporalio.client import Client
+from temporalio.worker import Interceptor
 
 from api.gateway.app import gateway
 from api.http.app import create_app
@@ -38,8 +39,8 @@ from controlplane.keys.keyring import Keyring
 from controlplane.keys.root import LocalAgent, RootKey
 from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds, services
 from controlplane.settings import Settings
-from drivers.simulators.__main__ import OPENSTACK, PROXMOX, Sites
 from drivers.simulators.faults import FAST, Faults, Profile
+from drivers.simulators.sites import OPENSTACK, PROXMOX, Sites
 from tests.api.world import served
 from workflows.__main__ import _tenant_of, hands
 from workflows.codec import SealedPayloads, client_options
@@ -49,7 +50,7 @@ from workflows.worker import build_worker
 
 T = TypeVar("T")
 TENANT, USER, PASSWORD = "acme", "ada", "correct horse battery"
-REGION = "eu-fr"
+TWO = (OPENSTACK, PROXMOX)
 PATIENCE = 90.0
 _PROVIDER_TIMEOUT = 4.0
 
@@ -90,8 +91,15 @@ class Said:
 class Worker:
     """A worker with its starter, in a thread of its own."""
 
-    def __init__(self, settings: Settings, parts: Assembly) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Assembly,
+        interceptors: Sequence[Interceptor] = (),
+        pause: float = 0.02,
+    ) -> None:
         self._settings, self._parts = settings, parts
+        self._interceptors, self._pause = interceptors, pause
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -117,10 +125,11 @@ class Worker:
         keyring: Keyring = self._parts.keyring
         codec = SealedPayloads(keyring, lambda workflow: _tenant_of(store, workflow))
         client = await Client.connect(self._settings.temporal_address, **client_options(codec))
-        async with build_worker(client, hands(self._settings, self._parts)):
+        doing = hands(self._settings, self._parts)
+        async with build_worker(client, doing, interceptors=self._interceptors):
             pause = asyncio.Event()
             starter = Starter(
-                store, client, SystemClock().now, pause=0.02, bounds=bounds(self._settings)
+                store, client, SystemClock().now, pause=self._pause, bounds=bounds(self._settings)
             )
             telling = asyncio.ensure_future(starter.run(pause))
             self._ready.set()
@@ -130,11 +139,18 @@ class Worker:
 
 
 class System:
-    """Made by `running`; every field may be used by tests."""
+    """Made by `running`; every field may be used by tests.
 
-    def __init__(self, folder: Path, profile: Profile, seed: int) -> None:
+    `interceptors` are those of each worker that is started in this process from then on. `pause` is
+    how long, in seconds, its starter and who waits for an operation look away; both look often by
+    default, which takes half the time of many operations.
+    """
+
+    def __init__(
+        self, folder: Path, profile: Profile, seed: int, names: tuple[str, ...] = TWO
+    ) -> None:
         self.folder = folder
-        self.sites = Sites(folder / "sites", {}, profile, seed)
+        self.sites = Sites(folder / "sites", {}, profile, seed, names, server_disk=1 << 30)
         self.settings = Settings(
             database_url=f"sqlite:///{folder / 'fedctl.db'}",
             temporal_address=f"127.0.0.1:{free_port()}",
@@ -148,6 +164,8 @@ class System:
         self.http = httpx.Client()
         self.parts: Assembly
         self.worker: Worker | None = None
+        self.interceptors: list[Interceptor] = []
+        self.pause: float | None = None
         self._logged_in = False
 
     # life
@@ -175,7 +193,7 @@ class System:
             self.register(name, site)
 
     def start_worker(self) -> None:
-        self.worker = Worker(self.settings, self.parts)
+        self.worker = Worker(self.settings, self.parts, self.interceptors, self.pause or 0.02)
         self.worker.start()
 
     def stop_worker(self) -> None:
@@ -215,7 +233,7 @@ class System:
     # sites
 
     def faults(self, site: str) -> Faults:
-        return (self.sites.openstack if site == OPENSTACK else self.sites.proxmox).faults
+        return self.sites.faults(site)
 
     def site_path(self, name: str) -> str:
         return f"/providers/fedctl.federation/v1/sites/{name}"
@@ -225,8 +243,7 @@ class System:
         site = dict(site)
         credentials = site.pop("credentials")
         path = self.site_path(name)
-        spec = {"spec": {**site, "region": REGION}}
-        self.http.put(path, json=spec).raise_for_status()
+        self.http.put(path, json={"spec": site}).raise_for_status()
         given = self.http.put(f"{path}/credentials", json={"secrets": credentials})
         given.raise_for_status()
         return self.ended(self.http.post(f"{path}/verify"))
@@ -253,7 +270,7 @@ class System:
             status: dict[str, Any] = self.look(path)["status"]
             return status if status.get("outcome") else None
 
-        return until(outcome, f"{path} ends; now: {self._told(path)}", seconds, every=0.05)
+        return until(outcome, f"{path} ends; now: {self._told(path)}", seconds, self.pause or 0.05)
 
     def _told(self, path: str) -> str:
         status = self.look(path)["status"]
@@ -416,9 +433,12 @@ def _agent(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def running(profile: Profile = FAST, seed: int = 1) -> Iterator[System]:
+def running(
+    profile: Profile = FAST, seed: int = 1, names: tuple[str, ...] = TWO
+) -> Iterator[System]:
+    """Only the sites that are named take part: each costs its time at every sweep."""
     with TemporaryDirectory(prefix="fedctl-e2e-") as folder, ExitStack() as stack:
-        made = System(Path(folder), profile, seed)
+        made = System(Path(folder), profile, seed, names)
         made.start(stack)
         yield made
 

@@ -4,6 +4,7 @@ On a whole system with real bytes; a silence of five seconds, and the copies of 
 """
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from drivers.proxmox.driver import ProxmoxDriver
 from tests.e2e.shop import Shop
 from tests.e2e.system import OPENSTACK, PROXMOX, System, until
+from workflows.activities import moving
 
 
 @pytest.mark.timeout(240)
@@ -34,6 +36,7 @@ def test_a_writer_that_wakes_after_its_successor_writes_no_byte(
         return writer
 
     monkeypatch.setattr(ProxmoxDriver, "open_import", held_once)
+    monkeypatch.setattr(moving, "CALLS", timedelta())  # nothing beats for it while it is held
     name = shop.instance(OPENSTACK)
     _, path = shop.begin_move(name, PROXMOX, method="warm")
     until(reached.is_set, "a writer is opened")

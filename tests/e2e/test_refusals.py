@@ -49,7 +49,7 @@ def silent() -> Iterator[str]:
 
 def openstack(system: System, **changed: object) -> dict[str, Any]:
     told = system.look(system.site_path(OPENSTACK))["spec"]
-    kept = {key: told[key] for key in ("provider", "endpoint", "country") if key in told}
+    kept = {key: told[key] for key in ("provider", "region", "endpoint", "country") if key in told}
     secrets = {"application_credential_id": "nobody", "application_credential_secret": "wrong"}
     return {**kept, "credentials": secrets, **changed}
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -108,6 +109,42 @@ def create(
         _show(session, Found(document={}, name=called, workspace=where))
         if not start:
             session.say(f"next    fedctl instance start {where}/{called}")
+
+
+@command(
+    app,
+    "adopt",
+    "fedctl instance adopt web-1 --site par-pve --id 104",
+    "fedctl instance adopt shop/db-1 --site gra-openstack"
+    " --id 7c1f0e5e-9d0a-4c56-8a57-1f6f1f5d7f10",
+    text="Takes a machine that a site has already under management, while it goes on as it is.",
+)
+def adopt(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to call it here, or workspace/name.")],
+    *,
+    site: Annotated[str, typer.Option(help="Where it is.", autocompletion=offering(Kind.SITE))],
+    id: Annotated[  # noqa: A002  # the option's name
+        str, typer.Option("--id", help="Its id there, as fedctl site scan shows it.")
+    ],
+    workspace: Workspace = None,
+    no_wait: NoWait = False,
+    output: Output = Form.TABLE,
+) -> None:
+    with Session(ctx, form=output, workspace=workspace) as session:
+        where, called = split(session, name)
+        there = find(session, Kind.SITE, site).name
+        path = f"{session.client.path(facts(Kind.SITE), there)}/machines/{quote(id, safe='')}/adopt"
+        wish = {"tenant": session.client.context.tenant, "workspace": where, "name": called}
+        answer = session.client.send("POST", path, json=wish)
+        title = f"Adopting {id} at {there} as {where}/{called}"
+        done = finish(session, answer, title, wait=not no_wait)
+        if done is None:
+            return
+        _show(session, Found(document={}, name=called, workspace=where))
+        for finding in done["status"].get("findings", []):
+            session.say(f"{finding['severity']:<8}  {finding['id']}  {finding['evidence']}")
+        session.say(f"next    fedctl move {where}/{called} --to SITE")
 
 
 @command(

@@ -87,8 +87,13 @@ def move(
     network: Annotated[
         list[str] | None, typer.Option("--network", help="FROM=TO, names of networks.")
     ] = None,
+    new_address: Annotated[
+        list[str] | None,
+        typer.Option("--new-address", help="A source's network: its nics get new addresses."),
+    ] = None,
     waive: Annotated[
-        list[str] | None, typer.Option("--waive", help="Id of a finding to accept.")
+        list[str] | None,
+        typer.Option("--waive", help="ID=REASON: take a finding that blocks upon oneself."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call the move.")] = None,
     no_wait: NoWait = False,
@@ -106,8 +111,9 @@ def move(
     spec |= {"retainSource": seconds(retain, "--retain")} if retain else {}
     spec |= {"checks": [_check(text) for text in check]} if check else {}
     spec |= {"skuRef": {"resource": f"skus/{sku}"}} if sku else {}
-    spec |= {"networkMap": [_mapping(text) for text in network]} if network else {}
-    spec |= {"waivers": waive} if waive else {}
+    mapped = _networks(network or [], new_address or [])
+    spec |= {"networkMap": mapped} if mapped else {}
+    spec |= {"waivers": [_waiver(text) for text in waive]} if waive else {}
     with Session(ctx, form=output, workspace=workspace) as session:
         found = find(session, Kind.INSTANCE, instance)
         spec["instanceRef"] = {"resource": f"{INSTANCE.collection}/{found.name}"}
@@ -401,8 +407,21 @@ def _cutover(when: str | None, until: str | None) -> dict[str, object]:
     return {"cutover": wish} if wish else {}
 
 
-def _mapping(text: str) -> Doc:
-    source, equals, target = text.partition("=")
-    if not equals:
-        raise Invalid(f"--network is {text!r}: write FROM=TO")
-    return {"from": source, "to": target}
+def _networks(mapped: list[str], readdressed: list[str]) -> list[Doc]:
+    """A rule for each network of the source that is named."""
+    rules: dict[str, Doc] = {}
+    for text in mapped:
+        source, equals, target = text.partition("=")
+        if not equals:
+            raise Invalid(f"--network is {text!r}: write FROM=TO")
+        rules[source] = {"from": source, "to": target}
+    for source in readdressed:
+        rules[source] = {**rules.get(source, {"from": source}), "address": "new"}
+    return list(rules.values())
+
+
+def _waiver(text: str) -> Doc:
+    finding, equals, reason = text.partition("=")
+    if not equals or not reason.strip():
+        raise Invalid(f"--waive is {text!r}: write ID=REASON")
+    return {"finding": finding, "reason": reason.strip()}

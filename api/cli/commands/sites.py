@@ -218,6 +218,46 @@ _SURVEY = {
 
 @command(
     app,
+    "scan",
+    "fedctl site scan par-pve",
+    "fedctl site scan par-pve -o json",
+    text="Lists the machines there that are not ours, and what stands against adopting each.",
+)
+def scan(ctx: typer.Context, name: Site, output: Output = Form.TABLE) -> None:
+    with Session(ctx, form=output) as session:
+        site = find(session, Kind.SITE, name).name
+        path = started(session.client.send("POST", f"{session.client.path(SITE, site)}/scan"))
+        operation = follow(session, path, f"Scanning {site}")
+        check(operation, what=f"Site {site} could not be scanned")
+        scanned = operation["status"]["result"]["scan"]
+        columns = ("ID", "NAME", "POWER", "SIZE", "DISKS", "ADDRESS", "ADOPTABLE")
+        rows = [_machine(each) for each in scanned["machines"]]
+        session.data(scanned, Rows(columns, rows))
+        for machine in scanned["machines"]:
+            for finding in machine["findings"]:
+                session.say(
+                    f"{machine['ref']}  {finding['severity']:<8}  {finding['id']}"
+                    f"  {finding['evidence']}: {finding['remedy']}"
+                )
+        if any(machine["adoptable"] for machine in scanned["machines"]):
+            session.say(f"next    fedctl instance adopt NAME --site {site} --id ID")
+
+
+def _machine(machine: Doc) -> tuple[object, ...]:
+    nics = [nic["address"] or nic["mac"] for nic in machine["nics"]]
+    return (
+        machine["ref"],
+        machine["name"],
+        machine["power"] or "",
+        f"{machine['cpus']} vCPU / {units.size(machine['memory'])}",
+        ", ".join(units.size(disk["size"]) for disk in machine["disks"]),
+        ", ".join(nics),
+        "yes" if machine["adoptable"] else "no",
+    )
+
+
+@command(
+    app,
     "remove",
     "fedctl site remove par-pve",
     "fedctl site remove par-pve --yes",

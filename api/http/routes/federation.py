@@ -7,7 +7,7 @@ from api.http.documents import answers, body
 from api.http.door import RawBody, admitted, entered, parsed
 from api.http.metrics import CONTENT_TYPE, exposition
 from api.http.routes.kinds import collection_path, operation_headers
-from api.schemas.fedctl import CredentialsIn
+from api.schemas.fedctl import AdoptionIn, CredentialsIn
 from controlplane.domain.kinds import Scope, Verb, facts
 from controlplane.domain.resource import Kind
 from controlplane.services import Services
@@ -46,6 +46,23 @@ class FederationEndpoints:
         site = facts(Kind.SITE)
         caller = admitted(self._services, request, site, Verb.POST, name=name, action="sweep")
         operation = self._services.orphans.release(caller, name, artefact)
+        return Response(status_code=202, headers=operation_headers(operation))
+
+    def adopt_machine(self, request: Request, name: str, ref: str, raw: RawBody) -> Response:
+        """Needs the site's right, because machines there may be anybody's, and the workspace's."""
+        site, instance = facts(Kind.SITE), facts(Kind.INSTANCE)
+        caller = admitted(self._services, request, site, Verb.POST, name=name, action="adopt")
+        asked = parsed(request, raw, AdoptionIn)
+        self._services.access.require(
+            caller,
+            instance,
+            Verb.PUT,
+            tenant=asked.tenant,
+            workspace=asked.workspace,
+            name=asked.name,
+        )
+        key = instance.key(asked.name, asked.tenant, asked.workspace)
+        operation = self._services.adoptions.adopt(caller, name, ref, key)
         return Response(status_code=202, headers=operation_headers(operation))
 
     def audit_log(self, request: Request) -> Response:
@@ -115,6 +132,18 @@ def router(services: Services) -> APIRouter:
             openapi_extra={"responses": answers(str(status), said)},
             status_code=status,
         )
+    routes.add_api_route(
+        f"{collection_path(facts(Kind.SITE))}/{{name}}/machines/{{ref}}/adopt",
+        endpoints.adopt_machine,
+        methods=["POST"],
+        operation_id="adopt-machine",
+        response_class=Response,
+        openapi_extra={
+            "requestBody": body(AdoptionIn.__name__),
+            "responses": answers("202", "Fedctl-Operation names the work."),
+        },
+        status_code=202,
+    )
     for path, endpoint, text in (
         ("orphans", endpoints.orphans, "What the last sweep of each site found unaccounted for."),
         ("audit-log", endpoints.audit_log, "The whole log, one JSON object a line."),
