@@ -48,13 +48,19 @@ _log = logging.getLogger(__name__)
 _CONNECT_AGAIN = 0.2
 
 
-def hands(settings: Settings, parts: Assembly) -> Hands:
+def connections(settings: Settings, parts: Assembly) -> Connections:
+    """The ways to the sites of one worker; to be closed."""
+    return Connections(
+        parts.store, parts.secrets.open, SystemClock().now, timeout=settings.provider_timeout
+    )
+
+
+def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
     """All activities over one assembly."""
     now = SystemClock().now
     store = parts.store
     steps = Steps(store, now)
     bandwidth = Bandwidth(store)
-    sites = Connections(store, parts.secrets.open, now, timeout=settings.provider_timeout)
     connect = sites.connect
     return Hands(
         records=RecordActivities(store, steps, parts.homes, now),
@@ -119,13 +125,11 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     """Poll while keys can be opened; wait, without polling, while they cannot."""
     await wait_until_unsealed(parts.agent)
     client = await _connected(settings, parts)
-    made = hands(settings, parts)
+    sites = connections(settings, parts)
+    made = hands(settings, parts, sites)
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
-    sites = Connections(
-        parts.store, parts.secrets.open, SystemClock().now, timeout=settings.provider_timeout
-    )
     watch = SiteWatch(
         parts.store,
         sites.look,
@@ -153,6 +157,8 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
             sealed.cancel()
             pause.set()
             await telling
+        # Keys that are sealed, or a worker that ends, leave no session of ours at a site.
+        await asyncio.to_thread(sites.close)
     stopped.cancel()
     if later.done():
         later.result()

@@ -6,7 +6,14 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime
 from typing import TypeAlias, cast
 
-from controlplane.domain.errors import SUPERSEDED, Denied, FedctlError, NotFound
+from controlplane.domain.errors import (
+    SUPERSEDED,
+    Denied,
+    FedctlError,
+    Integrity,
+    NotFound,
+    Unavailable,
+)
 from controlplane.domain.ids import ResourceId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
@@ -15,17 +22,21 @@ from controlplane.services.freezing import check_thawed
 from controlplane.store.engine import Store
 from drivers.contract import Driver
 from drivers.registry import connect
+from workflows.failures import NotYet
+from workflows.kept import KeptDrivers
 
 Opener = Callable[[ResourceId, bytes], dict[str, str]]
 Connect: TypeAlias = Callable[[SiteName], AbstractContextManager[Driver]]
 
 _log = logging.getLogger(__name__)
+_BROKEN = (Denied, Integrity, Unavailable)  # after these a connection is not used again
 
 
 class Connections:
     """`open_sealed` decrypts credentials; `timeout` bounds each provider call, in seconds.
 
-    What fails while a driver is open is counted and logged under its site's name.
+    A driver that worked is kept for the steps that follow (workflows/kept.py) until `close`. What
+    fails while a driver is open is counted and logged under its site's name.
     """
 
     def __init__(
@@ -40,27 +51,48 @@ class Connections:
         self._open = open_sealed
         self._clock = clock
         self._timeout = timeout
+        self._kept = KeptDrivers()
+
+    def close(self) -> None:
+        """Log out wherever no step is at work."""
+        self._kept.close()
 
     @contextmanager
     def connect(self, name: SiteName) -> Iterator[Driver]:
         """An open driver for one block. NotFound, Denied; Busy while the site is frozen."""
-        with self._driver(self._access(name, even_frozen=False)) as driver:
-            yield driver
+        access = self._access(name, even_frozen=False)
+        with self._counted(name):
+            driver = self._kept.take(access)
+            try:
+                yield driver
+            except _BROKEN:
+                driver.close()
+                raise
+            except (FedctlError, NotYet):
+                self._kept.keep(access, driver)
+                raise
+            except BaseException:
+                driver.close()
+                raise
+            self._kept.keep(access, driver)
 
     @contextmanager
     def look(self, name: SiteName) -> Iterator[Driver]:
-        """As `connect`, even at a frozen site: for those who only read there, and the survey."""
-        with self._driver(self._access(name, even_frozen=True)) as driver:
+        """As `connect`, even at a frozen site: for those who only read there, and the survey.
+
+        It logs in anew: they ask whether the site is there and lets us in.
+        """
+        access = self._access(name, even_frozen=True)
+        with self._counted(name), closing(connect(access)) as driver:
             yield driver
 
     @contextmanager
-    def _driver(self, access: SiteAccess) -> Iterator[Driver]:
+    def _counted(self, site: SiteName) -> Iterator[None]:
         try:
-            with closing(connect(access)) as driver:
-                yield driver
+            yield
         except FedctlError as error:
             if error.reason != SUPERSEDED:
-                self._count(access.site, error)
+                self._count(site, error)
             raise
 
     def _count(self, site: SiteName, error: FedctlError) -> None:

@@ -42,7 +42,7 @@ from controlplane.settings import Settings
 from drivers.simulators.faults import FAST, Faults, Profile
 from drivers.simulators.sites import OPENSTACK, PROXMOX, Sites
 from tests.api.world import served
-from workflows.__main__ import _tenant_of, hands
+from workflows.__main__ import _tenant_of, connections, hands
 from workflows.codec import SealedPayloads, client_options
 from workflows.options import UNDO
 from workflows.starter import Starter
@@ -125,7 +125,8 @@ class Worker:
         keyring: Keyring = self._parts.keyring
         codec = SealedPayloads(keyring, lambda workflow: _tenant_of(store, workflow))
         client = await Client.connect(self._settings.temporal_address, **client_options(codec))
-        doing = hands(self._settings, self._parts)
+        sites = connections(self._settings, self._parts)
+        doing = hands(self._settings, self._parts, sites)
         async with build_worker(client, doing, interceptors=self._interceptors):
             pause = asyncio.Event()
             starter = Starter(
@@ -136,6 +137,7 @@ class Worker:
             await self._stop.wait()
             pause.set()
             await telling
+        await asyncio.to_thread(sites.close)
 
 
 class System:

@@ -275,6 +275,7 @@ class World:
         return world
 
     def close(self) -> None:
+        self.connections.close()
         self.vault.close()
         self.store.close()
         forget_sites()
