@@ -55,8 +55,17 @@ PATIENCE = 90.0
 _PROVIDER_TIMEOUT = 4.0
 
 
-def until(what: Callable[[], T], why: str, seconds: float = PATIENCE, every: float = 0.03) -> T:
-    """The first true answer of `what`; fails after `seconds`."""
+def until(
+    what: Callable[[], T],
+    why: str,
+    seconds: float = PATIENCE,
+    every: float = 0.03,
+    at_last: float = 0.0,
+) -> T:
+    """The first true answer of `what`; fails after `seconds`.
+
+    Asked `every` so often, and in time as seldom as `at_last`.
+    """
     end = time.monotonic() + seconds
     while True:
         found = what()
@@ -64,6 +73,7 @@ def until(what: Callable[[], T], why: str, seconds: float = PATIENCE, every: flo
             return found
         assert time.monotonic() < end, f"waited {seconds:.0f} s in vain: {why}"
         time.sleep(every)
+        every = max(every, min(every * 1.2, at_last))
 
 
 def free_port() -> int:
@@ -272,7 +282,9 @@ class System:
             status: dict[str, Any] = self.look(path)["status"]
             return status if status.get("outcome") else None
 
-        return until(outcome, f"{path} ends; now: {self._told(path)}", seconds, self.pause or 0.05)
+        # Asking often would take its time from what is asked for: all of it is this process.
+        why, every = f"{path} ends; now: {self._told(path)}", self.pause or 0.05
+        return until(outcome, why, seconds, every, at_last=0.3)
 
     def _told(self, path: str) -> str:
         status = self.look(path)["status"]

@@ -62,19 +62,6 @@ class Api:
     def reaches(self, number: int, *state: int) -> None:
         eventually(lambda: self.state(number) == state)
 
-    def path(self, number: int, *end: int) -> list[tuple[int, int]]:
-        """Every state that is seen until `end`, each once."""
-        seen: list[tuple[int, int]] = []
-
-        def look() -> bool:
-            now = self.state(number)
-            if seen[-1:] != [now]:
-                seen.append(now)
-            return now == end
-
-        eventually(look, pause=0.0)
-        return seen
-
 
 def eventually(look, *, seconds: float = 10, pause: float = 0.003):
     deadline = time.monotonic() + seconds

@@ -1,7 +1,9 @@
 """The life of images and VMs at the simulated oned: states, staleness, bytes, what outlives it."""
 
+import heapq
+import itertools
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pyone
@@ -14,6 +16,31 @@ from drivers.simulators.guest import format_journal, read_journal
 from drivers.simulators.opennebula import OpenNebulaSim
 from tests.contract.images import Gateway, Published, pattern
 from tests.simulators.opennebula.conftest import Api, eventually
+
+
+class Stepped:
+    """The clock of a site stands: what is due comes when it is looked for, one after the other."""
+
+    def __init__(self, sim: OpenNebulaSim, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._oned = sim.oned
+        self._now, self._ticket = 0.0, itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        monkeypatch.setattr(sim.oned, "later", self._later)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self._now + seconds, next(self._ticket), act))
+
+    def path(self, state: Callable[[], object]) -> list[object]:
+        """Every state that is passed until nothing more is due."""
+        seen = [state()]
+        while self._due:
+            self._now, _, act = heapq.heappop(self._due)
+            with self._oned.changing():
+                act()
+            if state() != seen[-1]:
+                seen.append(state())
+        return seen
+
 
 # -- images ------------------------------------------------------------------------------------
 
@@ -81,14 +108,16 @@ def test_a_locked_image_needs_force_and_one_in_use_does_not_go(api: Api, publish
         api.one.image.delete(volume)
 
 
-def test_a_clone_has_the_bytes_and_the_attributes(sim: OpenNebulaSim, api: Api, gateway: Gateway):
+def test_a_clone_has_the_bytes_and_the_attributes(
+    sim: OpenNebulaSim, api: Api, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+):
     original = api.image(gateway.publish(pattern(), DiskFormat.QCOW2), MARK="of the image")
-    sim.oned.profile = replace(sim.oned.profile, step_seconds=0.7)  # long enough to be seen
+    stepped = Stepped(sim, monkeypatch)
     number = api.one.image.clone(original, "clone", 1)
     assert api.one.image.info(original).STATE == 6
     with pytest.raises(pyone.OneActionException, match="active clone"):
         api.one.image.delete(original)
-    eventually(lambda: api.one.image.info(number).STATE == 1)
+    assert stepped.path(lambda: api.one.image.info(number).STATE)[-1] == 1
     clone = api.one.image.info(number)
     assert clone.TEMPLATE["MARK"] == "of the image"
     assert not clone.PERSISTENT
@@ -105,27 +134,22 @@ def test_a_full_datastore_takes_nothing(sim: OpenNebulaSim, api: Api):
 # -- VMs ---------------------------------------------------------------------------------------
 
 
-def test_a_vm_goes_through_its_states_and_shows_the_old_one_first(tmp_path: Path):
-    slow = replace(STEADY, step_seconds=0.15)  # so that no state is over before it is looked for
-    with OpenNebulaSim(tmp_path / "slow", profile=slow, seed=1) as sim:
-        _goes_through_its_states(Api(sim))
-
-
-def _goes_through_its_states(api: Api) -> None:
+def test_a_vm_goes_through_its_states_and_shows_the_old_one_first(
+    sim: OpenNebulaSim, api: Api, monkeypatch: pytest.MonkeyPatch
+):
     number = api.vm(api.volume())
     assert api.state(number) == (2, 0)
-    api.one.vm.action("release", number)
-    path = api.path(number, 3, 3)
-    assert path[0] == (2, 0), "what was accepted does not show at once"
-    assert path[1:] == [(1, 0), (3, 1), (3, 2), (3, 3)]
-    api.one.vm.action("poweroff-hard", number)
-    assert api.path(number, 8, 0) == [(3, 3), (3, 18), (8, 0)]
-    api.one.vm.action("resume", number)
-    assert api.path(number, 3, 3) == [(8, 0), (3, 20), (3, 3)]
-    api.one.vm.action("undeploy-hard", number)
-    assert api.path(number, 9, 0) == [(3, 3), (3, 30), (9, 0)]
-    api.one.vm.action("terminate-hard", number)
-    assert api.path(number, 6, 0) == [(9, 0), (3, 11), (6, 0)]
+    stepped = Stepped(sim, monkeypatch)
+    for action, states in {
+        "release": [(2, 0), (1, 0), (3, 1), (3, 2), (3, 3)],
+        "poweroff-hard": [(3, 3), (3, 18), (8, 0)],
+        "resume": [(8, 0), (3, 20), (3, 3)],
+        "undeploy-hard": [(3, 3), (3, 30), (9, 0)],
+        "terminate-hard": [(9, 0), (3, 11), (6, 0)],
+    }.items():
+        api.one.vm.action(action, number)
+        # The first of them is the one before: what was accepted does not show at once.
+        assert stepped.path(lambda: api.state(number)) == states
     api.one.vm.action("terminate-hard", number)
     assert api.state(number) == (6, 0), "a VM that is DONE stays readable"
 
@@ -170,25 +194,25 @@ def test_a_locked_vm_takes_no_effect_but_unlock(api: Api):
     assert api.one.vm.info(number).USER_TEMPLATE == {"A": "b", "C": "d"}
 
 
-def test_nics_are_plugged_while_running_or_off_and_not_on_hold(sim: OpenNebulaSim, api: Api):
+def test_nics_are_plugged_while_running_or_off_and_not_on_hold(
+    sim: OpenNebulaSim, api: Api, monkeypatch: pytest.MonkeyPatch
+):
     nic = {"NIC": {"NETWORK_ID": "0", "MAC": "02:fe:00:00:00:07"}}
     number = api.vm(api.volume())
     with pytest.raises(pyone.OneActionException, match="wrong state HOLD"):
         api.one.vm.attachnic(number, {"TEMPLATE": nic})
     api.one.vm.action("release", number)
     api.reaches(number, 3, 3)
-    sim.oned.profile = replace(sim.oned.profile, step_seconds=0.7)  # long enough to be seen
+    stepped = Stepped(sim, monkeypatch)
     api.one.vm.attachnic(number, {"TEMPLATE": nic})
-    assert api.state(number) == (3, 25)
-    api.reaches(number, 3, 3)
+    assert stepped.path(lambda: api.state(number)) == [(3, 25), (3, 3)]
     assert api.one.vm.info(number).TEMPLATE["NIC"]["MAC"] == "02:fe:00:00:00:07"
     with pytest.raises(pyone.OneInternalException, match="lease"):
         api.vm(NIC={"NETWORK_ID": "0", "MAC": "02:fe:00:00:00:07"})
     api.one.vm.action("poweroff-hard", number)
-    api.reaches(number, 8, 0)
+    assert stepped.path(lambda: api.state(number))[-1] == (8, 0)
     api.one.vm.detachnic(number, 0)
-    assert api.state(number) == (3, 65)
-    api.reaches(number, 8, 0)
+    assert stepped.path(lambda: api.state(number)) == [(3, 65), (8, 0)]
     assert not sim.oned.networks[0].leases
 
 
