@@ -29,6 +29,7 @@ import httpx
 from temporalio.client import Client
 from temporalio.worker import Interceptor
 
+from api.embedded import temporal_pace
 from api.gateway.app import gateway
 from api.http.app import create_app
 from controlplane.domain.disk import BlockReader
@@ -398,8 +399,7 @@ def _temporal(address: str, folder: Path) -> Iterator[None]:
         process = subprocess.Popen(
             [
                 binary("temporal"), "server", "start-dev", "--headless", "--ip", host,
-                "--port", port, "--log-level", "error",
-                "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"',
+                "--port", port, "--log-level", "error", *temporal_pace(),
             ],
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from api.embedded import temporal_pace
 from controlplane.planning import passes
 from tests.workflows.keys import codec
 from tests.workflows.world import World
@@ -42,11 +43,7 @@ async def server() -> AsyncIterator[WorkflowEnvironment]:
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=binary("temporal"),
         dev_server_log_level="error",
-        # Without it a step that waits for a site is tried again after a second at the soonest.
-        dev_server_extra_args=[
-            "--dynamic-config-value",
-            'history.timerProcessorMaxTimeShift="20ms"',
-        ],
+        dev_server_extra_args=temporal_pace(),
     ) as env:
         yield env
 
