@@ -596,10 +596,28 @@ async def test_a_cutover_is_not_before_its_time(client: Client, tmp_path: Path) 
     world.close()
 
 
-async def test_a_missed_window_leaves_the_source_running(client: Client, tmp_path: Path) -> None:
+async def test_a_window_that_passed_is_told_before_anything_is_copied(
+    client: Client, tmp_path: Path
+) -> None:
     world = made(tmp_path)
     past = {"notAfter": (now() - timedelta(seconds=1)).isoformat()}
     op = await run(client, world, world.ask_move(**WARM, cutover=past))
+    assert op.state is OperationState.BLOCKED
+    assert [f.id for f in op.findings if f.subject == "window"] == ["PTH03"]
+    assert_home_as_before(world)
+    world.close()
+
+
+async def test_a_missed_window_leaves_the_source_running(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path)
+
+    def later() -> None:
+        world.hands.control._clock = lambda: now() + timedelta(hours=1)
+
+    window = {"notAfter": (now() + timedelta(minutes=10)).isoformat()}
+    slow = FaultAt("prove", 1, None, then=later)
+    op = await run(client, world, world.ask_move(**WARM, cutover=window), [slow])
+    assert slow.hit
     assert op.state is OperationState.ROLLED_BACK
     assert op.problem is not None
     assert "window for the cutover has passed" in op.problem.message
