@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from api.cli.main import app
+from api.embedded import temporal_pace
 from api.schemas.errors import BLOCKED, DETACHED, EXIT, NEEDS_ATTENTION, ROLLED_BACK
 from controlplane.keys import agent
 from controlplane.settings import Settings
@@ -257,6 +258,12 @@ def test_the_compose_file_starts_every_process_with_settings_that_exist():
         if "build" in service:
             build = service["build"]
             assert (ROOT / "deploy" / build["context"] / build["dockerfile"]).exists(), name
+
+
+def test_temporal_runs_at_the_same_pace_everywhere():
+    told = yaml.safe_load(page("deploy/temporal.yaml"))
+    here = dict(each.split("=") for each in temporal_pace()[1::2])
+    assert {k: [{"value": yaml.safe_load(v)}] for k, v in here.items()} == told
 
 
 def test_the_image_is_built_from_what_is_there():
