@@ -311,6 +311,11 @@ class Operations:
         )
         return tuple(_step(row) for row in rows)
 
+    def find_step(self, id: OperationId, name: str) -> Step | None:
+        """One of them; None where it never began."""
+        row = self._session.get(StepRow, (id, name))
+        return None if row is None else _step(row)
+
     def set_progress(self, progress: Progress) -> None:
         """Keeps the newest word of each copy, at most one a second unless it is the last."""
         row = self._session.get(ProgressRow, (progress.operation, progress.what))

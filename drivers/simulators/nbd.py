@@ -23,6 +23,7 @@ _LARGEST = 32 << 20
 _BASE_CONTEXT, _CONTEXT_ID, _DIRTY_ID = b"base:allocation", 1, 2
 _DEPTH_CONTEXT, _DEPTH_ID = b"qemu:allocation-depth", 3
 _GRANULE = 64 << 10
+_MOST_RUNS = 512  # in one answer
 
 
 class Reader(Protocol):
@@ -299,7 +300,7 @@ class _Session:
     def _status(self, cookie: int, offset: int, length: int) -> None:
         bitmap, depths = self.it.bitmap or frozenset(), self.it.depths
         if self.dirty:
-            dirty = self._granules(offset, length, lambda number: int(number in bitmap))
+            dirty = _marked(offset, length, bitmap)
             self._told(cookie, _DIRTY_ID, dirty, last=not (self.context or self.layered))
         if self.layered and depths is not None:
             depth = self._granules(offset, length, depths)
@@ -356,3 +357,26 @@ def _zero(descriptor: int, offset: int, length: int) -> None:
         at = begin
         while at < begin + count:
             at += os.pwrite(descriptor, bytes(min(1 << 20, begin + count - at)), at)
+
+
+def _marked(offset: int, length: int, bitmap: Iterable[int]) -> bytes:
+    """Runs of granules that are in a bitmap, and of those between."""
+    end, runs = offset + length, list[list[int]]()
+    for number in sorted(bitmap):
+        begin, stop = max(number * _GRANULE, offset), min((number + 1) * _GRANULE, end)
+        if begin >= stop:
+            continue
+        if runs and runs[-1][1] == begin:
+            runs[-1][1] = stop
+        else:
+            runs.append([begin, stop])
+    at, parts = offset, b""
+    for begin, stop in [*runs[:_MOST_RUNS], [end, end]]:
+        if len(runs) > _MOST_RUNS and begin == end:
+            break  # the rest is for the next question
+        if begin > at:
+            parts += struct.pack(">II", begin - at, 0)
+        if stop > begin:
+            parts += struct.pack(">II", stop - begin, 1)
+        at = stop
+    return parts

@@ -1,6 +1,7 @@
 """Steps that bring a target from one recovery point to the next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -89,15 +90,17 @@ class ChangeActivities(Mover):
     ) -> None:
         total, done = sum(e.length for e in changes), 0
         stride = Stride()
-        for group in stride.groups(_runs(changes, ExtentKind.DATA)):
-            beat()
-            read = read_each(disk, group)
-            length = sum(map(len, read))
-            with stride.taken(length):
-                for (offset, _), data in zip(group, read, strict=True):
-                    writer.write(offset, data)
-            done += length
-            self._note(at.work.operation, at.step, done, total, done)
+        groups = _read_ahead(disk, stride.groups(_runs(changes, ExtentKind.DATA)))
+        with closing(groups):
+            for group, reading in groups:
+                beat()
+                read = reading.result()
+                length = sum(map(len, read))
+                with stride.taken(length):
+                    for (offset, _), data in zip(group, read, strict=True):
+                        writer.write(offset, data)
+                done += length
+                self._note(at.work.operation, at.step, done, total, done)
         for start, end in _runs(changes, ExtentKind.ZERO):
             beat()
             writer.zero(start, end - start)
@@ -140,11 +143,13 @@ class ChangeActivities(Mover):
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
             ):
                 stride = Stride()
-                for group in stride.groups(_runs(changes)):
-                    beat()
-                    with stride.taken(sum(length for _, length in group)):
-                        found = read_each(reader, group)
-                    self._compare(order, group, found, read_each(disk, group))
+                groups = _read_ahead(disk, stride.groups(_runs(changes)))
+                with closing(groups):
+                    for group, reading in groups:
+                        beat()
+                        with stride.taken(sum(length for _, length in group)):
+                            found = read_each(reader, group)
+                        self._compare(order, group, found, reading.result())
                 expected = disk.digest
             return Proof(
                 disk=order.disk,
@@ -152,6 +157,21 @@ class ChangeActivities(Mover):
                 found=expected,
                 bytes_read=sum(e.length for e in changes),
             )
+
+
+def _read_ahead(
+    disk: PointReader, groups: Iterable[list[tuple[int, int]]]
+) -> Generator[tuple[list[tuple[int, int]], Future[list[bytes]]], None, None]:
+    """Each group with what the vault has there, which is read while the site is written or read."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        before: tuple[list[tuple[int, int]], Future[list[bytes]]] | None = None
+        for group in groups:
+            here = group, pool.submit(read_each, disk, group)
+            if before is not None:
+                yield before
+            before = here
+        if before is not None:
+            yield before
 
 
 def _runs(changes: Iterable[Extent], kind: ExtentKind | None = None) -> Iterator[tuple[int, int]]:

@@ -127,15 +127,15 @@ class Steps:
         given up and goes on running is refused whenever it wakes.
         """
         with self._store.begin() as tx:
-            if all(step.name != name for step in tx.operations.steps(operation)):
+            if tx.operations.find_step(operation, name) is None:
                 tx.operations.begin_step(operation, name, self._clock())
             tx.operations.claim_step(operation, name, meter.attempt)
 
     def runs(self, operation: OperationId, name: str) -> bool:
         """Whether an attempt of the step is under way."""
         with self._store.read() as tx:
-            steps = tx.operations.steps(operation)
-        return any(s.name == name and s.state is StepState.RUNNING for s in steps)
+            step = tx.operations.find_step(operation, name)
+        return step is not None and step.state is StepState.RUNNING
 
     def revoke(self, operation: OperationId, *names: str) -> None:
         """No attempt of these sole steps may act from now on."""
@@ -152,7 +152,7 @@ class Steps:
     ) -> None:
         with self._store.begin() as tx:
             now = self._clock()
-            step = next((s for s in tx.operations.steps(operation) if s.name == name), None)
+            step = tx.operations.find_step(operation, name)
             if step is None:  # the first attempt died before it could say that it began
                 step = tx.operations.begin_step(operation, name, now)
             if meter.sole and (step.attempts, step.state) != (meter.attempt, StepState.RUNNING):
