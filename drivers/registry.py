@@ -1,5 +1,7 @@
 """Which class drives which kind of provider; loaded on demand."""
 
+import gc
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import cast
@@ -32,12 +34,16 @@ def driver_class(kind: ProviderKind) -> type[Driver]:
 
 def _load(kind: ProviderKind, place: str) -> object:
     module, _, name = place.partition(":")
+    new = module not in sys.modules
     try:
-        return getattr(import_module(module), name)
+        found: object = getattr(import_module(module), name)
     except ImportError as e:
         raise Unsupported(
             f"the driver for {kind} is not installed: install fedctl[{kind}]", detail=str(e)
         ) from e
+    if new:
+        gc.freeze()  # an SDK stays as it is: the collector need not look at it each time
+    return found
 
 
 def connect(access: SiteAccess) -> Driver:
