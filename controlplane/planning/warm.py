@@ -11,7 +11,7 @@ from controlplane.planning.passes import STOP_AND_START_SECONDS
 
 PASSES_MAX = 8
 """Change passes before a copy counts as one that does not converge."""
-BUDGET = timedelta(seconds=1)
+BUDGET = timedelta(seconds=0.5)
 """What the last pass is to take at most for its bytes: to read them, write them, prove them."""
 _READ_WRITTEN_PROVEN = 3
 

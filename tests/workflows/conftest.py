@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from api.embedded import temporal_pace
-from controlplane.planning import passes
+from controlplane.planning import passes, warm
 from tests.workflows.keys import codec
 from tests.workflows.world import World
 from workflows import options
@@ -65,6 +65,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         quick = replace(patient["retry_policy"], initial_interval=AGAIN, maximum_interval=LATEST)
         monkeypatch.setitem(patient, "retry_policy", quick)
     monkeypatch.setattr(options, "IMAGE_AGAIN", (LATEST, LATEST))
+    # However long a busy machine takes for a few bytes: each story has the passes that it tells of.
+    monkeypatch.setattr(warm, "BUDGET", timedelta(minutes=1))
 
 
 @pytest.fixture
