@@ -105,10 +105,15 @@ class Client:
         )
 
     def close(self) -> None:
+        self._log_out()
+        self._closed = True
+
+    def _log_out(self) -> None:
         if "_connection" in self.__dict__:
             self._connection.close()
             self._connection.session.session.close()
-        self._closed = True
+            del self._connection
+        self.__dict__.pop("_versions", None)
 
     # Calls.
 
@@ -286,11 +291,16 @@ class Client:
 
     @contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Turn every failure of the SDK, its login and its transport into one of ours."""
+        """Turn every failure of the SDK, its login and its transport into one of ours.
+
+        After those that are no answer of a service the next call logs in anew: the SDK keeps the
+        catalogue and what it found out about services, and that may be what was wrong.
+        """
         at = f"{what} at site {self.site}"
         try:
             yield
         except FedctlError:
+            self._log_out()
             raise
         except sdk_errors.HttpException as e:
             status, words = int(e.status_code or 0), str(e.details or e.message or e)
@@ -300,6 +310,7 @@ class Client:
             words = self._hidden(str(e.message or ""))
             raise self._named(int(e.http_status or 0), at, words, "") from e
         except (keystone_errors.EndpointNotFound, keystone_errors.CatalogException) as e:
+            self._log_out()
             raise Unsupported(
                 f"{at}: the site's catalogue has no such service for this login: check region and"
                 " project"
@@ -319,12 +330,14 @@ class Client:
             urllib3.exceptions.HTTPError,
             OSError,
         ) as e:
+            self._log_out()
             raise Unavailable(
                 f"{at}: no answer within {self._timeout:g} s or a broken one; whether it had an"
                 " effect is unknown: ask again",
                 detail=self._hidden(str(e)),
             ) from e
         except UNREADABLE as e:
+            self._log_out()
             raise Unavailable(
                 f"{at}: the answer cannot be understood: is the URL that of an OpenStack?",
                 detail=f"{type(e).__name__}: {self._hidden(str(e))}",

@@ -33,6 +33,7 @@ _EARLY = 30.0  # a token is renewed so many seconds before its end
 _PAGES = 1000
 _ADDRESS = re.compile(r"https?://[^\s'\"<>]+")
 _PENDING = re.compile(r"(pending|in progress|already (running|being|planned))", re.IGNORECASE)
+_UNTIMELY = re.compile(r"timestamp|QUERY_TIME_OUT", re.IGNORECASE)
 _TOKENS = {
     "eu.api.ovh.com": "https://www.ovh.com/auth/oauth2/token",
     "ca.api.ovh.com": "https://ca.ovh.com/auth/oauth2/token",
@@ -153,10 +154,10 @@ class OvhClient:
         headers: dict[str, str],
     ) -> requests.Response:
         if self._signed is not None:
-            self._signed.wait(self.timeout)
-            answer: requests.Response = self._signed.raw_call(
-                method, path, body, headers=dict(headers)
-            )
+            answer = self._signed.sent(method, path, body, headers, self.timeout)
+            if answer.status_code == requests.codes.bad_request and _UNTIMELY.search(answer.text):
+                self._signed.ask_the_time_again()
+                answer = self._signed.sent(method, path, body, headers, self.timeout)
             return answer
         version = "" if path.startswith(("/v1", "/v2")) else "/1.0"
         return self._session.request(
@@ -204,9 +205,22 @@ class _Signed(ovh.Client):  # type: ignore[misc]  # the SDK ships no types
     def __repr__(self) -> str:
         return f"_Signed({self._endpoint!r})"
 
-    def wait(self, timeout: float) -> None:
-        """How long the next call may take."""
+    def sent(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Json] | None,
+        headers: Mapping[str, str],
+        timeout: float,
+    ) -> requests.Response:
+        """What is answered within `timeout` seconds."""
         self._timeout = timeout
+        answer: requests.Response = self.raw_call(method, path, body, headers=dict(headers))
+        return answer
+
+    def ask_the_time_again(self) -> None:
+        """What the site told of its clock, by which calls are signed, was wrong or is outdated."""
+        self._time_delta = None
 
 
 def part(text: str) -> str:
@@ -271,5 +285,7 @@ def _named(about: str, refused: Refused) -> FedctlError:
     kind = _BY_STATUS.get(refused.status, Unavailable)
     if kind in {Invalid, Conflict} and _PENDING.search(refused.text):
         kind = Busy
+    elif kind is Invalid and _UNTIMELY.search(refused.text):
+        kind = Unavailable
     advice = "renew the service" if refused.status == _EXPIRED else _NEXT[kind]
     return kind(f"{about}: {refused}: {advice}", detail=refused.text)

@@ -1,6 +1,7 @@
 """What only OpenStack does to a driver: tokens that end, cells that are silent, bytes that lie."""
 
 import hashlib
+import json
 import ssl
 import subprocess
 import time
@@ -13,9 +14,11 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address
 from threading import Thread
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,6 +41,7 @@ from controlplane.domain.errors import (
     Busy,
     Denied,
     Exhausted,
+    FedctlError,
     Integrity,
     Invalid,
     Unavailable,
@@ -52,6 +56,7 @@ from controlplane.domain.instance import (
 )
 from controlplane.domain.network import NicSpec
 from controlplane.domain.site import Capability, ProviderKind, SiteAccess, SiteName
+from drivers import wire
 from drivers.openstack.driver import OpenStackDriver
 from drivers.openstack.reader import BLOCK
 from drivers.simulators.faults import STEADY, Direction, LostAnswer, Status
@@ -160,6 +165,28 @@ def test_a_site_that_is_down_is_unavailable_and_comes_back(
     with pytest.raises(Unavailable):
         driver.check()
     site.faults.come_back()
+    assert driver.check().version
+
+
+def test_a_catalogue_that_came_garbled_is_asked_for_again(
+    driver: OpenStackDriver, monkeypatch: pytest.MonkeyPatch
+):
+    plain, garbled = wire._Adapter.send, list[str]()
+
+    def send(self: Any, request: requests.PreparedRequest, **named: Any) -> requests.Response:
+        answer = plain(self, request, **named)
+        url = str(request.url)
+        if url.endswith("/auth/tokens") and not garbled:
+            garbled.append(url)
+            told = answer.json()
+            told["token"]["catalog"] = told["token"]["catalog"][:1]
+            answer._content = json.dumps(told).encode()
+        return answer
+
+    monkeypatch.setattr(wire._Adapter, "send", send)
+    with pytest.raises(FedctlError):
+        driver.check()
+    assert garbled
     assert driver.check().version
 
 

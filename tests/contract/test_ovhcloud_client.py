@@ -166,6 +166,29 @@ def test_a_clock_that_cannot_be_read_is_no_crash(answer: Answer):
     assert caught.value.__cause__ is not None
 
 
+def test_a_clock_that_was_told_wrong_is_asked_for_again():
+    told = [b"86400"]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        now = time.time()
+        if handler.path.endswith("/auth/time"):
+            body(told.pop() if told else str(int(now)).encode())(handler)
+        elif abs(int(handler.headers["X-Ovh-Timestamp"]) - now) > 60:
+            refusal(400, "Invalid timestamp", errorCode="QUERY_TIME_OUT")(handler)
+        else:
+            body(b"[]")(handler)
+
+    with client(answer, clock=False) as api:
+        assert api.get("/dedicated/server") == []
+        assert not told
+
+
+def test_a_clock_that_stays_wrong_is_unavailable():
+    refused = refusal(400, "Invalid timestamp", errorCode="QUERY_TIME_OUT")
+    with client(refused) as api, pytest.raises(Unavailable, match="Invalid timestamp"):
+        api.get("/dedicated/server")
+
+
 def test_a_listing_goes_on_to_its_last_page_and_no_further():
     def pages(handler: BaseHTTPRequestHandler) -> None:
         at = int(handler.headers.get("X-Pagination-Cursor", "0"))
