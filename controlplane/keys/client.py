@@ -76,7 +76,8 @@ class AgentClient:
 
     def _exchange(self, connection: socket.socket, request: wire.Frame) -> wire.Frame:
         try:
-            wire.send(connection, request)
+            with contextlib.suppress(BrokenPipeError):  # why it hung up can be read all the same
+                wire.send(connection, request)
             reply = wire.receive(connection)
         except BaseException:
             connection.close()
