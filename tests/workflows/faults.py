@@ -14,7 +14,6 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 class Fault(Enum):
     BEFORE = "fails before its effect"
     AFTER = "fails after its effect"
-    TWICE = "runs twice"
 
 
 @dataclass
@@ -56,10 +55,6 @@ class _Inbound(ActivityInboundInterceptor):
         if due and plan.fault is Fault.BEFORE:
             plan.hit = True
             raise ApplicationError("injected", non_retryable=True)
-        # The SDK wraps the heartbeat for the thread it starts, each time; wrapped twice it would
-        # wait on the event loop for the event loop.
-        context = activity._Context.current()
-        heartbeat = context.heartbeat
         result = await super().execute_activity(input)
         plan.calls.append(name)
         if not due:
@@ -68,11 +63,47 @@ class _Inbound(ActivityInboundInterceptor):
         plan.then()
         if plan.fault is Fault.AFTER:
             raise ApplicationError("injected", non_retryable=True)
-        if plan.fault is Fault.TWICE:
+        return result
+
+
+@dataclass
+class StepsTwice(Interceptor):
+    """Every activity runs twice, and the second run is to find nothing left to do.
+
+    `look` tells all that a step may change and that is to be the same after its second run;
+    `told` lists the activities that ran twice, `changed` those whose second run changed what
+    `look` tells. One runs at a time, so that no other's change is taken for it.
+    """
+
+    look: Callable[[], object]
+    told: list[str] = field(default_factory=list, init=False)
+    changed: list[str] = field(default_factory=list, init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Twice(next, self)
+
+
+class _Twice(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, plan: StepsTwice) -> None:
+        super().__init__(next)
+        self._plan = plan
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        # The SDK wraps the heartbeat for the thread it starts, each time; wrapped twice it would
+        # wait on the event loop for the event loop.
+        context = activity._Context.current()
+        heartbeat = context.heartbeat
+        async with self._plan._turn:
+            await super().execute_activity(input)
+            seen = self._plan.look()
             context.heartbeat = heartbeat
             info = activity.info()
             context.info = lambda: replace(info, attempt=info.attempt + 1)
-            return await super().execute_activity(input)
+            result = await super().execute_activity(input)
+            self._plan.told.append(input.fn.__name__)
+            if self._plan.look() != seen:
+                self._plan.changed.append(input.fn.__name__)
         return result
 
 

@@ -19,7 +19,7 @@ from controlplane.domain.operation import Operation, OperationKind, OperationSta
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder
 from controlplane.services.adoption import Adoptions
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, crossing, replayed, run, run_and_cancel
 from tests.workflows.world import CALLER, HOME, SHOP, TENANT, World, now
 from workflows.adopt_instance import AdoptInstance, ScanSite
@@ -138,15 +138,15 @@ async def test_a_broken_step_leaves_no_tag_and_no_record(
     stranger.world.close()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("order", list(CreateOrder))
 async def test_a_step_that_runs_twice_adopts_once(
-    client: Client, tmp_path: Path, case: Case
+    client: Client, tmp_path: Path, order: CreateOrder
 ) -> None:
-    order, (activity, nth) = case
     stranger = Stranger(built(tmp_path, order))
-    twice = FaultAt(activity, nth, Fault.TWICE)
+    twice = StepsTwice(stranger.world.standing)
     op = await run(client, stranger.world, stranger.ask(), [twice])
-    assert twice.hit
+    assert twice.told == [*(name for name, _ in STEPS[order]), "finish"]
+    assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_adopted(stranger, op)
     stranger.world.close()

@@ -17,7 +17,7 @@ from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder
-from tests.workflows.faults import CancelsBetweenTries, Fault, FaultAt
+from tests.workflows.faults import CancelsBetweenTries, Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, cancelled, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.delete_instance import DeleteInstance, FinalizeMove
@@ -113,15 +113,15 @@ async def test_after_a_broken_step_asking_again_finishes(
     world.close()
 
 
-@pytest.mark.parametrize("case", [*CASES, (DISKS, ("finish", 1))])
+@pytest.mark.parametrize("order", list(CreateOrder))
 async def test_a_step_that_runs_twice_changes_nothing(
-    client: Client, tmp_path: Path, case: Case
+    client: Client, tmp_path: Path, order: CreateOrder
 ) -> None:
-    order, (activity, nth) = case
     world = made(tmp_path, order)
-    twice = FaultAt(activity, nth, Fault.TWICE)
+    twice = StepsTwice(world.standing)
     op = await run(client, world, asked(world), [twice])
-    assert twice.hit
+    assert twice.told == [name for name, _ in (*DELETE[order], ("finish", 1))]
+    assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_gone(world)
     world.close()
@@ -231,17 +231,29 @@ async def test_finalizing_releases_the_old_home_alone(client: Client, tmp_path: 
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(FINALIZE, list(Fault))))
-async def test_a_broken_or_repeated_step_of_finalizing_is_finished_by_asking_again(
+async def test_a_broken_step_of_finalizing_is_finished_by_asking_again(
     client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
 ) -> None:
     world, point = await moved(client, tmp_path)
     broken = FaultAt(*step, fault)
     op = await run(client, world, world.ask(OperationKind.FINALIZE, move_of(world)), [broken])
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state in {OperationState.FAILED, OperationState.ROLLED_BACK}
-        op = await run(client, world, world.ask(OperationKind.FINALIZE, move_of(world)))
+    assert op.state in {OperationState.FAILED, OperationState.ROLLED_BACK}
+    op = await run(client, world, world.ask(OperationKind.FINALIZE, move_of(world)))
     assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_finalized(world, point)
+    world.close()
+
+
+async def test_a_step_of_finalizing_that_runs_twice_changes_nothing(
+    client: Client, tmp_path: Path
+) -> None:
+    world, point = await moved(client, tmp_path)
+    twice = StepsTwice(world.standing)
+    op = await run(client, world, world.ask(OperationKind.FINALIZE, move_of(world)), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*FINALIZE, ("finish", 1))]
+    assert twice.changed == []
     assert_finalized(world, point)
     world.close()
 

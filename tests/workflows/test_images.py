@@ -14,7 +14,7 @@ from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, Resource, State
 from drivers.disks.image import image_file
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import DISK, TENANT, BytesDisk, World, content, now
 from workflows.images import DeleteImage, ImportImage
@@ -134,14 +134,12 @@ async def test_a_broken_step_leaves_no_image(
     assert_no_image(world)
 
 
-@pytest.mark.parametrize("step", [*IMPORT, *AFTERWARDS])
-async def test_a_step_that_runs_twice_makes_one_image(
-    client: Client, world: World, step: tuple[str, int]
-) -> None:
+async def test_a_step_that_runs_twice_makes_one_image(client: Client, world: World) -> None:
     uploaded(world)
-    twice = FaultAt(*step, Fault.TWICE)
+    twice = StepsTwice(world.standing)
     op = await run(client, world, asked(world), [twice])
-    assert twice.hit
+    assert twice.told == [name for name, _ in (*IMPORT, *AFTERWARDS)]
+    assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_imported(world)
 
@@ -199,18 +197,27 @@ async def test_a_deleted_image_is_forgotten(client: Client, world: World) -> Non
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(DELETE, list(Fault))))
-async def test_a_broken_or_repeated_deletion_is_finished_by_asking_again(
+async def test_a_broken_deletion_is_finished_by_asking_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     op = asked_to_delete(world)
     broken = FaultAt(*step, fault)
     op = await run(client, world, op, [broken])
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state is OperationState.FAILED
-        assert image(world).state is State.ERROR
-        op = await run(client, world, asked_to_delete(world))
+    assert op.state is OperationState.FAILED
+    assert image(world).state is State.ERROR
+    op = await run(client, world, asked_to_delete(world))
     assert op.state is OperationState.SUCCEEDED, op.problem
+    assert world.resource(KEY) is None
+
+
+async def test_a_step_of_a_deletion_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    twice = StepsTwice(world.standing)
+    op = await run(client, world, asked_to_delete(world), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*DELETE, ("finish", 1))]
     assert world.resource(KEY) is None
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
+from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB
@@ -17,7 +18,7 @@ from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from drivers.fake.history import HISTORY
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import AWAY, DISK, HOME, World, content
@@ -69,7 +70,7 @@ def old_home(world: World) -> Artefact:
     return kept
 
 
-async def back(client: Client, world: World, *faults: FaultAt, **order: object) -> Operation:
+async def back(client: Client, world: World, *faults: Interceptor, **order: object) -> Operation:
     return await run(client, world, world.ask_move(to=HOME, **order), faults)
 
 
@@ -168,13 +169,13 @@ async def test_a_broken_step_keeps_the_home_and_tells_of_the_copy(
     world.close()
 
 
-@pytest.mark.parametrize("step", NEW)
-async def test_a_step_that_runs_twice_changes_nothing(
-    client: Client, tmp_path: Path, step: tuple[str, int]
-) -> None:
+async def test_a_step_that_runs_twice_changes_nothing(client: Client, tmp_path: Path) -> None:
     world = await away(client, tmp_path)
     old = old_home(world)
-    op = await back(client, world, FaultAt(*step, Fault.TWICE))
+    twice = StepsTwice(world.standing)
+    op = await back(client, world, twice)
+    assert counted(twice.told) == STEPS
+    assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_back(world, old)
     world.close()

@@ -14,7 +14,7 @@ from controlplane.domain.artefact import ArtefactState
 from controlplane.domain.errors import Integrity
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationState
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, replayed, run
 from tests.workflows.world import AWAY, HOME, World, content
 from workflows import options
@@ -129,7 +129,7 @@ async def test_the_list_of_steps_is_complete(client: Client, world: World) -> No
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(STEPS, list(Fault))))
-async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
+async def test_a_broken_step_is_mended_by_asking_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     op = await stuck(client, world)
@@ -139,6 +139,15 @@ async def test_a_broken_or_repeated_step_is_mended_by_asking_again(
     assert world.overlaps() == ()
     if op.state is not OperationState.ROLLED_BACK:
         op = await mend(client, world, op)
+    assert_mended(world, op)
+
+
+async def test_a_step_that_runs_twice_changes_nothing(client: Client, world: World) -> None:
+    op = await stuck(client, world)
+    twice = StepsTwice(world.standing)
+    op = await mend(client, world, op, [twice])
+    assert twice.told == [name for name, _ in STEPS]
+    assert twice.changed == []
     assert_mended(world, op)
 
 
@@ -204,7 +213,7 @@ async def test_the_list_of_steps_after_the_switch_is_complete(client: Client, wo
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(FORWARD[1:-1], list(Fault))))
-async def test_a_broken_or_repeated_step_after_the_switch_is_mended_by_asking_again(
+async def test_a_broken_step_after_the_switch_is_mended_by_asking_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     op = await switched(client, world, "connect_nics", Fault.BEFORE)
@@ -213,6 +222,17 @@ async def test_a_broken_or_repeated_step_after_the_switch_is_mended_by_asking_ag
     assert broken.hit
     if op.state is not OperationState.SUCCEEDED:
         op = await mend(client, world, op)
+    assert_finished(world, op)
+
+
+async def test_a_step_after_the_switch_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    op = await switched(client, world, "connect_nics", Fault.BEFORE)
+    twice = StepsTwice(world.standing)
+    op = await mend(client, world, op, [twice])
+    assert twice.told == [name for name, _ in FORWARD]
+    assert twice.changed == []
     assert_finished(world, op)
 
 

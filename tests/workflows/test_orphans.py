@@ -17,7 +17,7 @@ from controlplane.domain.orphan import Orphan
 from controlplane.domain.owner import OwnerTag
 from controlplane.services.orphans import Orphans
 from drivers.contract import Volumes, require
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import CALLER, HOME, World, content, now
 from workflows.sites import ReleaseOrphan
@@ -98,7 +98,7 @@ async def test_what_is_released_is_gone_and_nothing_else(client: Client, world: 
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(RELEASE, list(Fault))))
-async def test_a_broken_or_repeated_release_can_be_asked_for_again(
+async def test_a_broken_release_can_be_asked_for_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     tag = plant(world)
@@ -106,12 +106,25 @@ async def test_a_broken_or_repeated_release_can_be_asked_for_again(
     broken = FaultAt(*step, fault)
     op = await run(client, world, asked(world, tag), [broken])
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state is OperationState.FAILED
-        if reported(world):
-            op = await run(client, world, asked(world, tag))
+    assert op.state is OperationState.FAILED
+    if reported(world):
+        op = await run(client, world, asked(world, tag))
     if not (step[0] == "release_orphan" and fault is Fault.AFTER):
         assert op.state is OperationState.SUCCEEDED, op.problem
+    assert not world.home.volumes
+    assert not reported(world)
+
+
+async def test_a_step_of_a_release_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    tag = plant(world)
+    await sweep(client, world)
+    twice = StepsTwice(world.standing)
+    op = await run(client, world, asked(world, tag), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*RELEASE, ("finish", 1))]
+    assert twice.changed == []
     assert not world.home.volumes
     assert not reported(world)
 

@@ -17,7 +17,7 @@ from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder, QuotaSeen
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.provision_instance import ProvisionInstance
@@ -110,15 +110,15 @@ async def test_a_broken_step_leaves_nothing_behind(
     world.close()
 
 
-@pytest.mark.parametrize("case", [*CASES, *((DISKS, step) for step in AFTERWARDS)])
+@pytest.mark.parametrize("order", list(CreateOrder))
 async def test_a_step_that_runs_twice_makes_one_instance(
-    client: Client, tmp_path: Path, case: Case
+    client: Client, tmp_path: Path, order: CreateOrder
 ) -> None:
-    order, (activity, nth) = case
     world = made(tmp_path, order)
-    twice = FaultAt(activity, nth, Fault.TWICE)
+    twice = StepsTwice(world.standing)
     op = await run(client, world, world.ask_provision(PARTS), [twice])
-    assert twice.hit
+    assert twice.told == [name for name, _ in (*STEPS[order], *AFTERWARDS)]
+    assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_provisioned(world)
     world.close()

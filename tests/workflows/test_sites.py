@@ -19,7 +19,7 @@ from controlplane.domain.resource import Kind, Resource, State
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.services.record import start_bare
 from drivers.contract import Volumes, require
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, CALLER, HOME, World, content, now
 from workflows.activities.sweep import compare
@@ -82,16 +82,26 @@ async def test_a_site_that_refuses_or_is_away_says_which(
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(VERIFY, list(Fault))))
-async def test_a_broken_or_repeated_look_can_be_taken_again(
+async def test_a_broken_look_can_be_taken_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     broken = FaultAt(*step, fault)
     op = await run(client, world, world.ask_site(OperationKind.VERIFY_SITE), [broken])
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state is OperationState.FAILED
-        op = await run(client, world, world.ask_site(OperationKind.VERIFY_SITE))
+    assert op.state is OperationState.FAILED
+    op = await run(client, world, world.ask_site(OperationKind.VERIFY_SITE))
     assert op.state is OperationState.SUCCEEDED, op.problem
+    assert site(world).state is State.ACTIVE
+
+
+async def test_a_step_of_a_look_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    twice = StepsTwice(lambda: (world.standing(), site(world).state))
+    op = await run(client, world, world.ask_site(OperationKind.VERIFY_SITE), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*VERIFY, ("finish", 1))]
+    assert twice.changed == []
     assert site(world).state is State.ACTIVE
 
 
@@ -179,19 +189,30 @@ async def test_a_sweep_of_a_partial_listing_draws_no_conclusion(
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(SWEEP, list(Fault))))
-async def test_a_broken_or_repeated_sweep_can_be_made_again(
+async def test_a_broken_sweep_can_be_made_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     ref = planted(world)
     broken = FaultAt(*step, fault)
     op = await run(client, world, world.ask_site(OperationKind.SWEEP, HOME), [broken])
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state is OperationState.FAILED
-        op = await run(client, world, world.ask_site(OperationKind.SWEEP, HOME))
+    assert op.state is OperationState.FAILED
+    op = await run(client, world, world.ask_site(OperationKind.SWEEP, HOME))
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert f"volume {ref}" in str(op.result["sites"])
     assert ref in {v.ref for v in world.home.volumes.values()}
+
+
+async def test_a_step_of_a_sweep_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    ref = planted(world)
+    twice = StepsTwice(world.standing)
+    op = await run(client, world, world.ask_site(OperationKind.SWEEP, HOME), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*SWEEP, ("finish", 1))]
+    assert twice.changed == []
+    assert str(op.result["sites"]).count(f"volume {ref}") == 1
 
 
 async def test_one_sweep_visits_every_site(client: Client, world: World) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import Client
+from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactState
 from controlplane.domain.errors import Busy, Conflict, Denied, Integrity, Invalid, NotFound
@@ -22,7 +23,7 @@ from controlplane.services.freezing import FROZEN, freeze
 from controlplane.store.engine import Store
 from controlplane.vault.lives import Lives
 from drivers.contract import Fencing, Instances, require
-from tests.workflows.faults import Fault, FaultAt
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.restoring import Ground, Restored, restore
@@ -47,7 +48,7 @@ def freeze_site(world: World, *names: SiteName) -> None:
             freeze(tx, site, "it was away", now())
 
 
-async def survey(client: Client, world: World, name: SiteName, *faults: FaultAt) -> Operation:
+async def survey(client: Client, world: World, name: SiteName, *faults: Interceptor) -> Operation:
     return await run(client, world, world.ask_site(OperationKind.SURVEY, name), list(faults))
 
 
@@ -116,7 +117,7 @@ def assert_old_home_is_still(world: World) -> None:
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(STILL, list(Fault))))
-async def test_a_broken_or_repeated_survey_can_be_made_again(
+async def test_a_broken_survey_can_be_made_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
     world.running_instance(PARTS)
@@ -126,10 +127,24 @@ async def test_a_broken_or_repeated_survey_can_be_made_again(
     broken = FaultAt(*step, fault)
     op = await survey(client, world, HOME, broken)
     assert broken.hit
-    if fault is not Fault.TWICE:
-        assert op.state is OperationState.FAILED
-        op = await survey(client, world, HOME)
+    assert op.state is OperationState.FAILED
+    op = await survey(client, world, HOME)
     assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_old_home_is_still(world)
+
+
+async def test_a_step_of_a_survey_that_runs_twice_changes_nothing(
+    client: Client, world: World
+) -> None:
+    world.running_instance(PARTS)
+    await moved(client, world)
+    wake_the_old_home(world)
+    freeze_site(world, HOME)
+    twice = StepsTwice(world.standing)
+    op = await survey(client, world, HOME, twice)
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*STILL, ("finish", 1))]
+    assert twice.changed == []
     assert_old_home_is_still(world)
 
 

@@ -516,6 +516,23 @@ class World:
         with self.store.read() as tx:
             assert tx.leases.find(self.instance) is None
 
+    def standing(self) -> object:
+        """All that stands at either site and in the records of the instance.
+
+        Not what moves by itself (an object that settles), nor times and numbers of attempts.
+        """
+        with self.store.read() as tx:
+            placement = tx.placements.find(self.instance)
+            lease = tx.leases.find(self.instance)
+            it = tx.resources.find(self.key(Kind.INSTANCE, "web-1"))
+        return (
+            [_standing_at(site) for site in (self.home, self.away)],
+            sorted((str(a.id), a.state, a.ref, a.holds, a.epoch) for a in self.artefacts()),
+            placement,
+            lease and (lease.operation, lease.epoch),
+            it and (it.state, it.spec, it.status),
+        )
+
     def unaccounted(self, *, going: bool = False) -> list[str]:
         """What the sweep would report at either site."""
         strange: list[str] = []
@@ -531,3 +548,22 @@ class World:
 
 
 _NO_TIME = timedelta(0)
+
+
+def _standing_at(site: FakeSite) -> object:
+    with site.lock:
+        return (
+            {
+                key: (it.ref, it.power, it.fenced, it.paused, it.boots, it.epoch, tuple(it.nics))
+                for key, it in site.instances.items()
+            },
+            {
+                key: (it.ref, it.epoch, it.attached_to, dict(it.disk.pages))
+                for key, it in site.volumes.items()
+            },
+            {key: (it.ref, it.name, it.why) for key, it in site.images.items()},
+            {key: (it.ref, dict(it.disks)) for key, it in site.snapshots.items()},
+            {key: (it.ref, it.source) for key, it in site.exports.items()},
+            set(site.strangers),
+            set(site.strange_volumes),
+        )
