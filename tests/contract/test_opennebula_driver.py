@@ -128,7 +128,8 @@ def made(driver: OpenNebulaDriver, spec: InstanceSpec | None = None, epoch: int 
 
 
 def seen(driver: OpenNebulaDriver, owner: OwnerTag):
-    answer = driver.find(owner)
+    """What is there: a look may settle a nic, and while the answer to that is lost it is Unknown."""
+    answer = eventually(lambda: not isinstance(it := driver.find(owner), Unknown) and it)
     assert isinstance(answer, Seen), answer
     return answer.it
 

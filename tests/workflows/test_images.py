@@ -218,6 +218,7 @@ async def test_a_step_of_a_deletion_that_runs_twice_changes_nothing(
     op = await run(client, world, asked_to_delete(world), [twice])
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert twice.told == [name for name, _ in (*DELETE, ("finish", 1))]
+    assert twice.changed == []
     assert world.resource(KEY) is None
 
 
