@@ -132,6 +132,11 @@ class _Run:
             await self._look_again()
         await self._phase("cutover")
         base = self.before_last = self.source.point
+        if workflow.patched("2026-12-cutover-beside"):
+            await self._cut_over(base)
+            self.arrived = True
+            await together(self._phase("acceptance"), self._accept(self._target()))
+            return
         if self.plan.passes.paused:
             # Its change list would die with its process.
             await self.source.pause()
@@ -148,11 +153,29 @@ class _Run:
             await self.source.stop()
             await self._phase("copying")
             await self.source.copy_stopped()
+            await self.source.release_last()
         await self._phase("target")
         await self._bring_last(base)
         self.arrived = True
         await self._phase("acceptance")
         await self._accept(self._target())
+
+    async def _cut_over(self, base: UUID | None) -> None:
+        """The source is off, and its last bytes are at the target and proven.
+
+        All of it is downtime: what needs nothing of one another goes side by side.
+        """
+        if self.plan.passes.paused:
+            # Its change list would die with its process.
+            await self.source.pause()
+            await self.source.copy_paused()
+            still = self._stop_copied()
+        else:
+            await self.source.stop()
+            await together(self._phase("copying"), self.source.copy_stopped())
+            still = self.source.release_last()
+        bring = self._bring(self._target(), "last ", base, last=True)
+        await together(self._phase("target"), still, bring)
 
     async def _look_again(self) -> None:
         """Hours may have passed since the preflight: nothing is stopped if its answer changed."""
@@ -197,10 +220,12 @@ class _Run:
             self.source.brought(workflow.now() - began)
         await remove(TransferActivities.forget_point, str(base))
 
-    async def _bring(self, target: Target, label: str, base: UUID | None) -> None:
+    async def _bring(
+        self, target: Target, label: str, base: UUID | None, *, last: bool = False
+    ) -> None:
         """What was just copied, into the target."""
         if target.made and base is not None and self.source.point is not None:
-            await target.follow(self.saga, label, base, self.source.point)
+            await target.follow(self.saga, label, base, self.source.point, last=last)
         else:
             await target.make(self.saga)
 
@@ -374,12 +399,9 @@ class _Run:
         )
 
     async def _accept(self, target: Target) -> None:
+        await together(target.let_go(self.saga), self._verify_fence())
         if not self.plan.was_on:
             return
-        await call(
-            SiteActivities.verify_fence,
-            Fence(at=self.source.at("verify fence"), level=self.plan.fence),
-        )
         on = SetPower(at=target.at(POWER_ON, "instance"), power=Power.ON, sole=True)
         await self.saga.step(call(SiteActivities.set_power, on), undo=target.power_off)
         runs = replace(on, at=target.at("target runs", "instance"))
@@ -399,3 +421,8 @@ class _Run:
         await wait(SiteActivities.wait_power, runs)
         for probe in probes:
             await wait(SiteActivities.probe_boot, probe)
+
+    async def _verify_fence(self) -> None:
+        if self.plan.was_on:
+            fence = Fence(at=self.source.at("verify fence"), level=self.plan.fence)
+            await call(SiteActivities.verify_fence, fence)

@@ -216,7 +216,6 @@ class Source:
     async def copy_stopped(self) -> None:
         """All of it, or what changed since the last pass."""
         await self._copy("", self._last, (), snapshot=None, since=self._snapshot)
-        await self.release_last()
 
     @property
     def _last(self) -> UUID:

@@ -57,6 +57,7 @@ class Target:
         self.written = 0
         self.holds: PointId | None = None
         self._seen: InstanceSeen | None = None
+        self._reads_back: tuple[At, Undo] | None = None
         self._sources = sources
         self._take_back = take_back
         self._images = Staging(work, plan, take_back)
@@ -150,18 +151,26 @@ class Target:
         """The point that it is first made from."""
         return next((PointId(s.point) for s in self._sources if s is not None), None)
 
-    async def follow(self, saga: Saga, label: str, base: UUID, point: UUID) -> None:
-        """From what `base` was to what `point` is: changes written, and read back."""
+    async def follow(
+        self, saga: Saga, label: str, base: UUID, point: UUID, *, last: bool = False
+    ) -> None:
+        """From what `base` was to what `point` is: changes written, and read back.
+
+        After the `last` time one read-back stays open, for `let_go` beside something else.
+        """
         if self._seen is None:
             raise RuntimeError("a target follows once it was made")
         proofs = []
         self.holds = None
         for disk, made in zip(self.plan.disks, self._seen.disks, strict=True):
+            await self.let_go(saga)
             await self._write_changes(saga, label, disk, made.volume, base=base, point=point)
             source = DiskSource(volume=made.volume, instance=self._seen.ref)
             proofs.append(
                 await self._prove_changes(saga, label, disk, source, base=base, point=point)
             )
+        if not last:
+            await self.let_go(saga)
         self.proofs = proofs
         self.holds = PointId(point)
         self.written += sum(proof.bytes_read for proof in proofs)
@@ -214,9 +223,16 @@ class Target:
                 ),
             ),
         )
-        await wait(SiteActivities.release_export, release)
-        saga.done_with(gone)
+        self._reads_back = (release, gone)
         return proof
+
+    async def let_go(self, saga: Saga) -> None:
+        """The read-back that is still open, if any, is released."""
+        if self._reads_back is not None:
+            release, gone = self._reads_back
+            await wait(SiteActivities.release_export, release)
+            saga.done_with(gone)
+            self._reads_back = None
 
     async def power(self, power: Power, manner: Manner, step: str) -> None:
         order = SetPower(at=self.at(step, "instance"), power=power, manner=manner)

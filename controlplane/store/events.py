@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from controlplane.store.rows import Base
@@ -41,6 +41,10 @@ class _EventRow(Base):
     at: Mapped[datetime]
 
 
+_NEXT = update(_SequencerRow).values(last=_SequencerRow.last + 1).returning(_SequencerRow.last)
+_APPEND = insert(_EventRow)
+
+
 class Events:
     """The journal of changes. Repositories append; API streams read."""
 
@@ -49,14 +53,11 @@ class Events:
         self.clock = clock
 
     def append(self, kind: str, subject: UUID | int) -> Event:
-        number = self._session.scalars(
-            update(_SequencerRow)
-            .values(last=_SequencerRow.last + 1)
-            .returning(_SequencerRow.last)
-            .execution_options(synchronize_session=False)
-        ).one()
+        connection = self._session.connection()  # each step appends thrice: no unit of work
+        number = connection.execute(_NEXT).scalar_one()
         event = Event(seq=number, kind=kind, id=str(subject), at=self.clock())
-        self._session.add(_EventRow(seq=number, kind=kind, subject=event.id, at=event.at))
+        row = {"seq": number, "kind": kind, "subject": event.id, "at": event.at}
+        connection.execute(_APPEND, row)
         return event
 
     def after(self, cursor: int, limit: int = 1000) -> list[Event]:

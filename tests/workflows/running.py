@@ -87,6 +87,14 @@ async def cancelled(client: Client, world: World, op: Operation) -> None:
     await client.get_workflow_handle(str(op.id)).cancel()
 
 
+def in_their_order(calls: Sequence[str], expected: Steps, beside: Steps) -> bool:
+    """Whether these are the calls, one after the other but for those that go beside others."""
+    told = counted(calls)
+    return sorted(told) == sorted(expected) and [each for each in told if each not in beside] == [
+        each for each in expected if each not in beside
+    ]
+
+
 def counted(names: Sequence[str]) -> Steps:
     """Each name with how many of it there were so far."""
     return [(name, names[: index + 1].count(name)) for index, name in enumerate(names)]

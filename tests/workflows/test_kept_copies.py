@@ -19,8 +19,8 @@ from controlplane.domain.operation import Operation, OperationKind, OperationSta
 from controlplane.domain.site import Capability, CreateOrder
 from drivers.fake.history import HISTORY
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
-from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
-from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
+from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
+from tests.workflows.test_move_instance import BESIDE, assert_home_as_before, assert_moved
 from tests.workflows.world import AWAY, DISK, HOME, World, content
 
 PARTS = content(1)
@@ -151,7 +151,7 @@ async def test_the_list_of_steps_is_complete(client: Client, tmp_path: Path) -> 
     world = await away(client, tmp_path)
     watch = FaultAt("none", 0, None)
     await back(client, world, watch)
-    assert counted(watch.calls) == STEPS
+    assert in_their_order(watch.calls, STEPS, BESIDE)
     world.close()
 
 
@@ -174,7 +174,7 @@ async def test_a_step_that_runs_twice_changes_nothing(client: Client, tmp_path: 
     old = old_home(world)
     twice = StepsTwice(world.standing)
     op = await back(client, world, twice)
-    assert counted(twice.told) == STEPS
+    assert sorted(counted(twice.told)) == sorted(STEPS)
     assert twice.changed == []
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert_back(world, old)

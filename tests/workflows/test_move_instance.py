@@ -23,7 +23,7 @@ from controlplane.domain.site import CreateOrder
 from controlplane.planning import course
 from drivers.fake.driver import FakeInstanceFirstDriver
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
-from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
+from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
 from tests.workflows.world import AWAY, DISK, HOME, World, content
 from workflows import options
 from workflows.move_instance import MoveInstance, PlanMove
@@ -127,6 +127,8 @@ STEPS = {
         *ACCEPTANCE,
     ],
 }
+# Phases are written down, and the source's export is released, beside what follows.
+BESIDE: Steps = [("phase", 2), ("release_export", 1), ("phase", 3), ("phase", 4)]
 AFTERWARDS = [
     ("switch_home", 1),
     ("connect_nics", 1),
@@ -156,8 +158,8 @@ async def test_the_list_of_steps_is_complete(
     world = made(tmp_path, order)
     watch = FaultAt("none", 0, None)
     await run(client, world, world.ask_move(), [watch])
-    expected = [name for name, _ in (*STEPS[order], *AFTERWARDS)]
-    assert watch.calls == expected
+    expected = counted([name for name, _ in (*STEPS[order], *AFTERWARDS)])
+    assert in_their_order(watch.calls, expected, BESIDE)
     world.close()
 
 
@@ -187,7 +189,7 @@ async def test_a_step_that_runs_twice_changes_nothing(
     twice = StepsTwice(world.standing)
     op = await run(client, world, world.ask_move(), [twice])
     assert op.state is OperationState.SUCCEEDED, op.problem
-    assert twice.told == [name for name, _ in (*STEPS[order], *AFTERWARDS)]
+    assert sorted(twice.told) == sorted(name for name, _ in (*STEPS[order], *AFTERWARDS))
     assert twice.changed == []
     assert_moved(world)
     world.close()
