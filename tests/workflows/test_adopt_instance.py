@@ -280,14 +280,24 @@ async def test_a_scan_lists_what_is_not_ours(client: Client, stranger: Stranger)
 
 
 @pytest.mark.parametrize(("step", "fault"), list(product(SCAN, Fault)))
-async def test_a_scan_that_is_broken_or_repeated_changes_nothing(
+async def test_a_scan_that_is_broken_changes_nothing(
     client: Client, stranger: Stranger, step: tuple[str, int], fault: Fault
 ) -> None:
     broken = FaultAt(*step, fault)
     op = await run(client, stranger.world, ask_scan(stranger.world), [broken])
     assert broken.hit
-    wanted = OperationState.SUCCEEDED if fault is Fault.TWICE else OperationState.FAILED
-    assert op.state is wanted
+    assert op.state is OperationState.FAILED
+    assert_never_asked(stranger)
+
+
+async def test_a_step_of_a_scan_that_runs_twice_changes_nothing(
+    client: Client, stranger: Stranger
+) -> None:
+    twice = StepsTwice(stranger.world.standing)
+    op = await run(client, stranger.world, ask_scan(stranger.world), [twice])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert twice.told == [name for name, _ in (*SCAN, ("finish", 1))]
+    assert twice.changed == []
     assert_never_asked(stranger)
 
 
