@@ -1,7 +1,7 @@
 """Undo what was begun, newest first, when a story fails or is cancelled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -86,12 +86,18 @@ async def together(*parts: Awaitable[object]) -> None:
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         done, _ = await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()  # one that has ended stays as it is
-        await settled(workflow.wait(tasks))
+    except asyncio.CancelledError:  # and not when it is closed: what was evicted cannot wait
+        await _ended(tasks)
+        raise
+    await _ended(tasks)
     for task in done:
         task.result()
+
+
+async def _ended(tasks: Sequence[asyncio.Task[object]]) -> None:
+    for task in tasks:
+        task.cancel()  # one that has ended stays as it is
+    await settled(workflow.wait(tasks))
 
 
 async def settled(do: Awaitable[T]) -> T:
