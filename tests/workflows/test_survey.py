@@ -72,6 +72,14 @@ def wake_the_old_home(world: World) -> None:
         old.power = Power.ON
 
 
+async def woken_and_frozen(client: Client, world: World) -> None:
+    """An instance that was moved away, whose old home runs again at a site that is not surveyed."""
+    world.running_instance(PARTS)
+    await moved(client, world)
+    wake_the_old_home(world)
+    freeze_site(world, HOME)
+
+
 async def test_nothing_is_done_at_a_frozen_site_until_it_was_surveyed(
     client: Client, world: World
 ) -> None:
@@ -95,10 +103,7 @@ async def test_nothing_is_done_at_a_frozen_site_until_it_was_surveyed(
 async def test_an_old_copy_that_runs_at_a_returning_site_is_stopped_and_fenced(
     client: Client, world: World
 ) -> None:
-    world.running_instance(PARTS)
-    await moved(client, world)
-    wake_the_old_home(world)
-    freeze_site(world, HOME)
+    await woken_and_frozen(client, world)
     watch = FaultAt("none", 0, None)
     op = await survey(client, world, HOME, watch)
     assert watch.calls == [name for name, _ in (*STILL, ("finish", 1))]
@@ -120,10 +125,7 @@ def assert_old_home_is_still(world: World) -> None:
 async def test_a_broken_survey_can_be_made_again(
     client: Client, world: World, step: tuple[str, int], fault: Fault
 ) -> None:
-    world.running_instance(PARTS)
-    await moved(client, world)
-    wake_the_old_home(world)
-    freeze_site(world, HOME)
+    await woken_and_frozen(client, world)
     broken = FaultAt(*step, fault)
     op = await survey(client, world, HOME, broken)
     assert broken.hit
@@ -136,10 +138,7 @@ async def test_a_broken_survey_can_be_made_again(
 async def test_a_step_of_a_survey_that_runs_twice_changes_nothing(
     client: Client, world: World
 ) -> None:
-    world.running_instance(PARTS)
-    await moved(client, world)
-    wake_the_old_home(world)
-    freeze_site(world, HOME)
+    await woken_and_frozen(client, world)
     twice = StepsTwice(world.standing)
     op = await survey(client, world, HOME, twice)
     assert op.state is OperationState.SUCCEEDED, op.problem
