@@ -104,6 +104,7 @@ class StepRow(Base):
     provider_seconds: Mapped[float]
     copy_seconds: Mapped[float]
     message: Mapped[str]
+    asked: Mapped[bool] = mapped_column(default=False)
 
 
 class ProgressRow(Base):
@@ -270,6 +271,18 @@ class Operations:
                 " undone",
                 reason=SUPERSEDED,
             )
+
+    def ask_step(self, id: OperationId, name: str) -> None:
+        """The site is about to be asked for the step's effect; that stays known."""
+        row = self._session.get(StepRow, (id, name))
+        if row is None:
+            raise NotFound(f"operation {id} has no step {name!r}: it did not begin")
+        row.asked = True
+
+    def was_asked(self, id: OperationId, name: str) -> bool:
+        """Whether a site may have been asked for the step's effect."""
+        row = self._session.get(StepRow, (id, name))
+        return row is not None and row.asked
 
     def undo_step(self, id: OperationId, name: str, now: datetime) -> None:
         """No attempt of the step may act from now on, also where none was heard of yet."""

@@ -45,6 +45,7 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
             if stale := site.stale():
                 return stale
             if it := site.instances.get(owner.artefact):
+                _stop_in_time(it)
                 return Seen(seen(it, settled=it.settled()))
             if ghost := site.lingering(owner, FakeInstance):
                 return Seen(seen(ghost, settled=False))
@@ -81,15 +82,19 @@ class FakeInstances(FakeBase, Instances, Fencing, ConsoleLog, GuestAgent, Pausin
             return ref
 
     def set_power(self, owner: OwnerTag, power: Power, manner: Manner = Manner.GRACEFUL) -> None:
-        del manner  # fake guests do as they are asked
         with self._call("set_power", owner) as site:
             it = self._mine(site, owner)
             if it.power is power:
+                if manner is Manner.HARD:
+                    it.stopping = 0
+                return
+            if power is Power.OFF and manner is Manner.GRACEFUL and site.leisure:
+                it.stopping = it.stopping or site.leisure
                 return
             if power is Power.ON:
                 self._startable(site, it)
                 it.boots += 1
-            it.power, it.paused = power, False
+            it.power, it.paused, it.stopping = power, False, 0
             it.settling = site.settle
             site.record(it)
 
@@ -286,6 +291,14 @@ def _nic(site: FakeSite, nic: NicSpec) -> NicSeen:
         address = str(hosts[1 + number % (hosts.num_addresses - 2)])
     mac = nic.mac or ":".join(f"{b:02x}" for b in (2, 0xFE, *number.to_bytes(4, "big")))
     return NicSeen(network=nic.network, mac=mac, address=address, isolated=nic.isolated)
+
+
+def _stop_in_time(it: FakeInstance) -> None:
+    """A guest that was asked to stop is shown running for a while, whatever is asked of it then."""
+    if it.stopping:
+        it.stopping -= 1
+        if not it.stopping:
+            it.power = Power.OFF
 
 
 def seen(it: FakeInstance, *, settled: bool) -> InstanceSeen:

@@ -78,6 +78,7 @@ class FakeInstance(Thing):
     power: Power = Power.OFF
     fenced: bool = False
     paused: bool = False
+    stopping: int = 0
     boots: int = 0
     anchor: str | None = None
     broken: str = ""
@@ -129,6 +130,7 @@ class FakeSite:
 
     `settle` is how many `find` calls show an object as working after each effect on it. A site
     that is `down` answers no call while its guests run on; `guests_boot` false lets them hang;
+    `leisure` is for how many `find` calls a guest that was asked to stop is shown running;
     `refusing` is what every call raises.
     """
 
@@ -142,6 +144,7 @@ class FakeSite:
     warnings: tuple[str, ...] = ()
     fetch: Fetch = fetch_url
     guests_boot: bool = True
+    leisure: int = 0
     down: bool = False
     refusing: FedctlError | None = None
     lock: RLock = field(default_factory=RLock, repr=False)

@@ -36,7 +36,7 @@ from tests.bench.result import Result
 from tests.unit.vault.support import Seal, keys
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-_MEMORY = Path("/dev/shm")  # noqa: S108  # stores in memory, so that the disk is not what is measured
+_MEMORY = Path("/dev/shm")  # stores in memory, so that the disk is not what is measured
 _PASS = {"BORG_PASSPHRASE": "bench", "RESTIC_PASSWORD": "bench"}
 _DOMAIN = "acme/shop"
 _FASTER = {"qemu-img": 1.8, "borg": 3.0, "restic": 4.5}

@@ -26,6 +26,7 @@ from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
 from tests.workflows.world import AWAY, DISK, HOME, World, content
 from workflows import options
+from workflows.activities import sites
 from workflows.move_instance import MoveInstance, PlanMove
 
 PARTS = content(1)
@@ -178,6 +179,35 @@ async def test_a_broken_step_leaves_the_home_as_it_was(
     assert op.state in {OperationState.ROLLED_BACK, OperationState.FAILED}, op.problem
     assert op.problem is not None
     assert_home_as_before(world)
+    world.close()
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+async def test_a_guest_that_was_asked_to_stop_runs_again_after_its_stop(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Seen to run while it stops, it would be left off; one that never stops is cut for that."""
+    world = made(tmp_path, ORDERS[0])
+    world.home.leisure = 3 if patience else 1_000_000
+    monkeypatch.setattr(sites, "waited_so_far", lambda: timedelta(seconds=61.0 - patience))
+    op = await run(client, world, world.ask_move(), [FaultAt("set_power", 1, Fault.AFTER)])
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert_home_as_before(world)
+    with world.home.lock:
+        (source,) = world.home.instances.values()
+        assert (source.stopping, source.boots) == (0, 2)
+    world.close()
+
+
+async def test_a_guest_that_was_not_asked_to_stop_is_not_cut(
+    client: Client, tmp_path: Path
+) -> None:
+    world = made(tmp_path, ORDERS[0])
+    op = await run(client, world, world.ask_move(), [FaultAt("set_power", 1, Fault.BEFORE)])
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    with world.home.lock:
+        (source,) = world.home.instances.values()
+        assert (source.power, source.boots) == (Power.ON, 1)
     world.close()
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import NoReturn
 
 from temporalio import activity
 
@@ -21,6 +22,7 @@ from controlplane.domain.instance import InstanceSeen, InstanceState, Manner, Po
 from controlplane.planning.findings import warning
 from drivers.contract import (
     DiskExport,
+    Driver,
     Fencing,
     ImagePull,
     Instances,
@@ -40,7 +42,7 @@ from workflows.activities.orders import (
     StageImage,
 )
 from workflows.activities.removal import delete, images
-from workflows.activities.steps import waited_so_far
+from workflows.activities.steps import Meter, waited_so_far
 from workflows.failures import NotYet
 
 PULL_REFUSED = "pull-refused"
@@ -200,12 +202,39 @@ class SiteActivities(SiteSteps):
             answer = self._look(driver, at)
             if isinstance(answer, Absent) and order.power is Power.OFF:
                 return
-            if known(answer, f"instance at {at.site}").power is not order.power:
+            seen = known(answer, f"instance at {at.site}")
+            if order.power is Power.ON and self._still_stops(order, seen):
+                self._await_stop(order, driver, meter)
+            if seen.power is not order.power:
                 if order.sole:
                     self._steps.claim(at.work.operation, at.step, meter)
+                self._asking(order)
                 require(driver, Instances).set_power(
                     at.work.tag(at.artefact), order.power, order.manner
                 )
+
+    def _asking(self, order: SetPower) -> None:
+        if order.sole or order.undoes:
+            self._steps.asking(order.at.work.operation, order.at.step)
+
+    def _still_stops(self, order: SetPower, seen: InstanceSeen) -> bool:
+        """Whether a stop that this undoes may be under way: it would end after we found it on.
+
+        Not once we asked for power, which is after it was seen to be off.
+        """
+        operation = order.at.work.operation
+        return (
+            seen.power is not Power.OFF
+            and self._steps.asked(operation, *order.undoes)
+            and not self._steps.asked(operation, order.at.step)
+        )
+
+    def _await_stop(self, order: SetPower, driver: Driver, meter: Meter) -> NoReturn:
+        at = order.at
+        if waited_so_far() > order.patience:
+            meter.message = "the guest did not stop by itself; power was cut to start it again"
+            require(driver, Instances).set_power(at.work.tag(at.artefact), Power.OFF, Manner.HARD)
+        raise NotYet(f"{at.site} is stopping the instance still: it is started after that")
 
     @activity.defn(no_thread_cancel_exception=True)
     def wait_power(self, order: SetPower) -> None:
@@ -224,6 +253,7 @@ class SiteActivities(SiteSteps):
                     meter.message = "the guest did not stop by itself; power was cut"
                     if order.sole:
                         self._steps.claim(at.work.operation, at.step, meter)
+                    self._asking(order)
                     require(driver, Instances).set_power(
                         at.work.tag(at.artefact), Power.OFF, Manner.HARD
                     )

@@ -131,6 +131,18 @@ class Steps:
                 tx.operations.begin_step(operation, name, self._clock())
             tx.operations.claim_step(operation, name, meter.attempt)
 
+    def asking(self, operation: OperationId, name: str) -> None:
+        """Said before a site is asked for what takes its time there, and goes on without us."""
+        with self._store.begin() as tx:
+            if tx.operations.find_step(operation, name) is None:
+                tx.operations.begin_step(operation, name, self._clock())
+            tx.operations.ask_step(operation, name)
+
+    def asked(self, operation: OperationId, *names: str) -> bool:
+        """Whether a site may have been asked for the effect of one of these steps."""
+        with self._store.read() as tx:
+            return any(tx.operations.was_asked(operation, name) for name in names)
+
     def runs(self, operation: OperationId, name: str) -> bool:
         """Whether an attempt of the step is under way."""
         with self._store.read() as tx:
