@@ -34,6 +34,7 @@ _END = b"fedctl-end\n"
 _ENTRY = struct.Struct(">32sBII")
 _FOOTER = struct.Struct(">QI11s")
 _HEADER_READ = 1024
+_PIECE = MIB
 _TABLES = 256
 
 
@@ -61,6 +62,8 @@ class PackWriter:
         self._cipher = BlobCipher(keys.data_key, self.id, header)
         self._table: list[bytes] = []
         self._length = len(header)
+        self._unwritten: list[bytes] = []
+        self._held = 0
         records.open_pack(PackNew(pack=self.id, domain=session.domain, session=session))
         self._upload = objects.upload(pack_name(self.id))
         self._write(header)
@@ -76,7 +79,7 @@ class PackWriter:
             or (bool(self._table) and now - self.opened >= PACK_AGE)
         )
 
-    def add(self, identity: bytes, kind: int, data: bytes) -> tuple[int, int]:
+    def add(self, identity: bytes, kind: int, data: bytes | memoryview) -> tuple[int, int]:
         """(position, bytes taken)."""
         codec, body = compress(data)
         position = len(self._table)
@@ -92,12 +95,20 @@ class PackWriter:
         table = b"".join(self._table)
         footer = _FOOTER.pack(self._length, len(table) + TAG, _END)
         self._write(self._cipher.seal_table(table, footer) + footer)
+        self._flush()
         self._upload.finish()
 
     def abort(self) -> None:
         self._upload.abort()
 
     def _write(self, data: bytes) -> None:
+        self._unwritten.append(data)
+        self._held += len(data)
+        if self._held >= _PIECE:
+            self._flush()
+
+    def _flush(self) -> None:
+        data, self._unwritten, self._held = b"".join(self._unwritten), [], 0
         try:
             self._upload.write(data)
         except BaseException:

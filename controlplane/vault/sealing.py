@@ -63,7 +63,7 @@ def blob_id(id_key: bytes, kind: int, length: int, digest: bytes) -> bytes:
     return blake3(struct.pack(">BI", kind, length) + digest, key=id_key).digest()
 
 
-def compress(data: bytes) -> tuple[int, bytes]:
+def compress(data: bytes | memoryview) -> tuple[int, bytes | memoryview]:
     """(codec, bytes): one zstd frame with its content size, or raw when that saves under 3 %."""
     frame = _zstd.pack.compress(data)
     return (ZSTD, frame) if len(frame) < len(data) * _WORTH else (RAW, data)
@@ -76,7 +76,9 @@ class BlobCipher:
         self._gcm = _gcm(data_key, pack)
         self._header = header
 
-    def seal(self, position: int, identity: bytes, codec: int, plain: int, body: bytes) -> bytes:
+    def seal(
+        self, position: int, identity: bytes, codec: int, plain: int, body: bytes | memoryview
+    ) -> bytes:
         bound = self._header + _BINDING.pack(position, identity, codec, plain, len(body) + TAG)
         return self._gcm.encrypt(position.to_bytes(_NONCE, "big"), body, bound)
 

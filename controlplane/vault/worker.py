@@ -338,7 +338,7 @@ class Worker:
 
     def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
         pack = self._writer()
-        position, stored = pack.add(identity, 0, bytes(chunk))
+        position, stored = pack.add(identity, 0, chunk)
         self.count.fresh += len(chunk)
         self.count.stored += stored
         if len(self._recent) >= _RECENT:
