@@ -65,6 +65,7 @@ FACTS = (
     Fact("import-accepted", _O, "202, then a task; 409 when the image is not queued"),
     Fact("import-filter", _O, "400 for loopback and unlisted ports unless allowed"),
     Fact("import-failed", _O, "queued again, os_glance_failed_import names the store"),
+    Fact("import-ending", _O, "active before its task has ended: a delete in between is a 500"),
     Fact("image-full", _S, "413 when the store is full"),
     Fact("port-choice", _O, "MAC and fixed address may be chosen; taken ones are 409"),
     Fact("port-policy", _S, "a policy may forbid to choose the MAC: 403"),

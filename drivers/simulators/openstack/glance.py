@@ -152,6 +152,12 @@ class Glance:
             raise Refusal(403, f"Image {ident} is protected and cannot be deleted.")
         if record.get("in_use"):
             raise Refusal(409, f"Image {ident} could not be deleted because it is in use")
+        if record["status"] == "active" and record["extra"].get("os_glance_import_task"):
+            raise Refusal(
+                500,
+                "The server has either erred or is incapable of performing the"
+                " requested operation.",
+            )
         self._gone(ident)
         return Reply(status=204)
 

@@ -23,6 +23,7 @@ class Imports:
         self._cloud = cloud
         self._store = store
         cloud.world.action("image.import", self._run)
+        cloud.world.action("image.imported", self._imported)
 
     def info(self, call: Call) -> Reply:
         del call
@@ -109,8 +110,12 @@ class Imports:
                 raise
             self._fail(ident, task, str(e))
             return
+        self._cloud.step("image.imported", 0.2, ident=ident, task=task)
+
+    def _imported(self, ident: str, task: str) -> None:
+        """The image is active for a moment before its task has written down that it is done."""
         self._settle(ident, "")
-        world.update("image-task", task, status="success")
+        self._cloud.world.update("image-task", task, status="success")
 
     def _take_in(self, record: Record, uri: str | None) -> None:
         if self._cloud.import_faults:
