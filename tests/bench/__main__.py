@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, embedded, many, overhead, soak, warm
+from tests.bench import cancel, embedded, index, many, overhead, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
     "embedded": embedded.measure,
+    "index": index.measure,
     "many": many.measure,
     "overhead": overhead.measure,
     "soak": soak.measure,
