@@ -171,7 +171,7 @@ async def _main() -> None:
     write_log(settings.log_level, settings.log_format)
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # six lines a connection otherwise
-    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index.db"))
+    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index"))
     parts.store.await_schema()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controlplane.domain.disk import Mark
-from controlplane.domain.errors import Conflict, FedctlError, Integrity
+from controlplane.domain.errors import Conflict, FedctlError, Integrity, NotFound
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     Damage,
@@ -71,6 +71,8 @@ class Committing:
         root = root_hash(keys.id_key, body)
         self._put_root(domain, root_name(point, root), body)
         last = self.records.last(tenant, instance)
+        if last is not None:
+            self._publish_left_out(last)
         head = Head(
             tenant=tenant,
             instance=instance,
@@ -93,8 +95,9 @@ class Committing:
             committed_at=self.clock(),
         )
         self.records.commit(record, packs=needed, attempt=attempt)
+        committed = self._publish(record)
         self.index.publish(domain, fresh)
-        return self._publish(record)
+        return committed
 
     def _copied(self, point: PointId, disks: tuple[int, ...]) -> tuple[DiskCopied, ...]:
         done = {s.disk: s.copied for s in self.records.sessions(point)}
@@ -206,6 +209,14 @@ class Committing:
             head=record.head,
             disks=record.disks,
         )
+
+    def _publish_left_out(self, last: PointRecord) -> None:
+        """A crash came between its transaction and its head: a gap would look like a hidden one."""
+        head = read_head(last.head, self.signer, what=f"recovery point {last.point}")
+        try:
+            self.objects.size(head_name(head))
+        except NotFound:
+            self._publish(last)
 
     def _tree(self, copied: DiskCopied) -> Tree:
         return Tree(pages=self.blobs, layout=copied.layout, top=copied.top)

@@ -1,197 +1,150 @@
-"""Where verified chunks lie: sorted segments in the store, a local SQLite file as their cache."""
+"""Where verified chunks lie: sorted segments in the store, and a local cache of them."""
 
-import os
-import sqlite3
-import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
-from blake3 import blake3
-
-from controlplane.domain.errors import Integrity, NotFound
-from controlplane.domain.vault import (
-    Damage,
-)
+from controlplane.domain.errors import Exhausted, Integrity, NotFound, Unavailable
+from controlplane.domain.vault import Damage
+from controlplane.vault.cache import Cache, Entries, Folder, Found
 from controlplane.vault.pack import Packs
 from controlplane.vault.ports import (
     Keys,
     ObjectStore,
     VaultRecords,
 )
-from controlplane.vault.sealing import PAGE, open_object, seal_object
+from controlplane.vault.published import SEGMENT_ENTRIES, Published, drop_other_domains
+from controlplane.vault.sealing import PAGE
 
-_ENTRY = struct.Struct(">32sII")
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, domain TEXT, pack BLOB UNIQUE);
-CREATE TABLE IF NOT EXISTS chunks (
-  id BLOB, pack INTEGER, position INTEGER, PRIMARY KEY (id, pack)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS chunks_of_pack ON chunks (pack);
-"""
-
-Found = tuple[bytes, int]
-
-
-def segment_prefix(domain: str) -> str:
-    return f"index/{blake3(domain.encode()).hexdigest()[:32]}"
+_WORTH = 16  # a table takes about as long to read as a sixteenth of a segment
 
 
 class ChunkIndex:
-    """Ids of chunks in verified packs. Losing the cache loses nothing: it is read in again."""
+    """Ids of chunks in verified packs. Losing the cache loses nothing: it is read in again.
+
+    What it finds is a hint: whoever uses a place looks into the pack's own table first.
+    """
 
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
         records: VaultRecords,
     ) -> None:  # fmt: skip
         self._objects = objects
-        self._keys = keys
         self._packs = packs
         self._records = records
-        self._lock = Lock()
-        try:
-            self._db = _opened(path)
-        except sqlite3.DatabaseError:
-            if path is None:
-                raise
-            for spoilt in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-                spoilt.unlink(missing_ok=True)
-            self._db = _opened(path)
+        self._changing = RLock()
+        self._folder = Folder(path)
+        self._published = Published(objects, keys)
+        self._caches: dict[str, Cache] = {}
+        self._wrong: dict[str, set[Found]] = {}
 
     def close(self) -> None:
-        self._db.close()
+        with self._changing:
+            for cache in self._caches.values():
+                cache.close()
+            self._caches.clear()
+            self._folder.close()
 
     def refresh(self, domain: str) -> None:
         """Know every verified pack of the domain and no other: segments first, tables else."""
-        wanted = self._records.verified_packs(domain)
-        with self._lock:
-            rows = self._db.execute("SELECT pack FROM packs WHERE domain = ?", (domain,))
-            known = {bytes(row[0]) for row in rows}
-        for pack in known - wanted:
-            self.drop_pack(pack)
-        missing = wanted - known
-        if missing:
-            missing -= self._load_segments(domain, missing)
-        for pack in missing:
-            with suppress(Integrity):  # met again, and named, by whoever needs that pack
-                self._insert(domain, pack, self._entries(domain, pack))
-        for damage in self._records.damaged(domain):
-            self._forget(damage)
+        with self._changing:
+            wanted = set(self._records.verified_packs(domain))
+            damaged = self._records.damaged(domain)
+            wanted -= {damage.pack for damage in damaged if damage.position is None}
+            self._wrong[domain] = {(d.pack, d.position) for d in damaged if d.position is not None}
+            cache = self._cache(domain)
+            known = cache.packs()
+            cache.drop(known - wanted)
+            missing = wanted - known
+            if missing:
+                missing -= self._from_segments(domain, missing)
+            for packs in self._from_tables(domain, missing):
+                cache.add(packs)
 
     def publish(self, domain: str, packs: Collection[bytes]) -> None:
-        """One sorted segment for packs that were just verified."""
-        entries: list[tuple[bytes, int, int]] = []
-        order = sorted(packs)
-        for number, pack in enumerate(order):
-            found = self._entries(domain, pack)
-            self._insert(domain, pack, found)
-            entries += [(identity, number, position) for identity, position in found]
-        if not entries:
-            return
-        entries.sort()
-        body = struct.pack(">I", len(order)) + b"".join(order)
-        body += b"".join(_ENTRY.pack(*entry) for entry in entries)
-        name = f"{segment_prefix(domain)}/{os.urandom(16).hex()}"
-        self._objects.put(name, seal_object(self._keys(domain), name, body))
+        """Know packs that were just verified, and let others know by sorted segments.
+
+        A store that has no room or does not answer just then costs those others some time.
+        """
+        with self._changing:
+            cache = self._cache(domain)
+            known = cache.packs()
+            for some in self._from_tables(domain, sorted(packs)):
+                cache.add({pack: found for pack, found in some.items() if pack not in known})
+                with suppress(Exhausted, Unavailable):
+                    self._published.write(domain, some)
+            with suppress(Exhausted, Unavailable):
+                self._published.merge_where_many(domain, self._on_record)
 
     def find(self, domain: str, ids: Sequence[bytes]) -> dict[bytes, Found]:
-        marks = ",".join("?" * len(ids))
-        query = (
-            "SELECT c.id, p.pack, c.position FROM chunks c JOIN packs p ON p.number = c.pack"  # noqa: S608  # only question marks are put in
-            f" WHERE p.domain = ? AND c.id IN ({marks})"
-        )
-        with self._lock:
-            rows = self._db.execute(query, (domain, *ids)).fetchall()
-        return {bytes(identity): (bytes(pack), position) for identity, pack, position in rows}
+        cache, wrong = self._caches.get(domain), self._wrong.get(domain, set())
+        if cache is None:
+            return {}
+        try:
+            places = [(identity, cache.find(identity, wrong)) for identity in ids]
+        except OSError:  # the cache's disk fails: what is not found is stored once more
+            return {}
+        return {identity: place for identity, place in places if place is not None}
 
     def damaged(self, damage: Damage) -> None:
         """Durably out of the index at once, so that the next pass stores it again."""
         self._records.damage(damage)
-        self._forget(damage)
+        if damage.position is None:
+            self.drop_pack(damage.pack)
+        else:
+            with self._changing:
+                self._wrong.setdefault(damage.domain, set()).add((damage.pack, damage.position))
 
     def drop_pack(self, pack: bytes) -> None:
-        with self._lock:
-            self._db.execute(
-                "DELETE FROM chunks WHERE pack = (SELECT number FROM packs WHERE pack = ?)", (pack,)
-            )
-            self._db.execute("DELETE FROM packs WHERE pack = ?", (pack,))
+        with self._changing:
+            for cache in self._caches.values():
+                cache.drop({pack})
 
-    def drop_dead_segments(self, domain: str, alive: Callable[[bytes], bool]) -> None:
-        """Remove segments none of whose packs is on record any more."""
-        for name in list(self._objects.names(segment_prefix(domain))):
-            with suppress(Integrity, NotFound):
-                packs, _ = self._segment(domain, name)
-                if not any(alive(pack) for pack in packs):
-                    self._objects.delete(name)
+    def tidy(self, domain: str) -> None:
+        """Remove from the store what speaks of packs that are gone."""
+        with self._changing:
+            self._published.tidy(domain, self._on_record)
 
-    def _forget(self, damage: Damage) -> None:
-        if damage.position is None:
-            with self._lock:
-                self._db.execute(
-                    "DELETE FROM chunks WHERE pack = (SELECT number FROM packs WHERE pack = ?)",
-                    (damage.pack,),
-                )
-            return
-        with self._lock:
-            self._db.execute(
-                "DELETE FROM chunks WHERE position = ?"
-                " AND pack = (SELECT number FROM packs WHERE pack = ?)",
-                (damage.position, damage.pack),
-            )
+    def tidy_all(self, domains: Iterable[str]) -> None:
+        """The same for all; other domains than these have nothing that is needed."""
+        every = set(domains)
+        for domain in every:
+            self.tidy(domain)
+        drop_other_domains(self._objects, every)
 
-    def _entries(self, domain: str, pack: bytes) -> list[tuple[bytes, int]]:
-        blobs = self._packs.open(domain, pack).blobs
-        return [(b.id, position) for position, b in enumerate(blobs) if not b.codec & PAGE]
+    def _on_record(self, packs: Collection[bytes]) -> Collection[bytes]:
+        return self._records.states(packs).keys()
 
-    def _insert(self, domain: str, pack: bytes, entries: Sequence[tuple[bytes, int]]) -> None:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO packs (domain, pack) VALUES (?, ?)", (domain, pack)
-                )
-                (number,) = self._db.execute(
-                    "SELECT number FROM packs WHERE pack = ?", (pack,)
-                ).fetchone()
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO chunks (id, pack, position) VALUES (?, ?, ?)",
-                    [(identity, number, position) for identity, position in entries],
-                )
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+    def _cache(self, domain: str) -> Cache:
+        cache = self._caches.get(domain)
+        if cache is None:
+            cache = self._caches[domain] = Cache(self._folder.path, domain)
+        return cache
 
-    def _load_segments(self, domain: str, wanted: Collection[bytes]) -> set[bytes]:
+    def _from_segments(self, domain: str, missing: set[bytes]) -> set[bytes]:
+        """What became known of them; a segment that is damaged costs a look into the tables."""
         loaded: set[bytes] = set()
-        for name in self._objects.names(segment_prefix(domain)):
-            # A damaged segment costs a look into the packs' own tables, nothing else.
-            with suppress(Integrity, NotFound):
-                packs, entries = self._segment(domain, name)
-                for number, pack in enumerate(packs):
-                    if pack in wanted and pack not in loaded:
-                        mine = [(i, p) for i, n, p in entries if n == number]
-                        self._insert(domain, pack, mine)
-                        loaded.add(pack)
+        for name, head in self._published.heads(domain).items():
+            useful = (missing - loaded).intersection(head.packs)
+            if useful and len(useful) * _WORTH >= len(head.packs):
+                with suppress(Integrity, NotFound):
+                    found = self._published.read(domain, name, head)
+                    self._cache(domain).add({pack: found[pack] for pack in useful})
+                    loaded |= useful
         return loaded
 
-    def _segment(self, domain: str, name: str) -> tuple[list[bytes], list[tuple[bytes, int, int]]]:
-        body = open_object(self._keys(domain), name, self._objects.get(name))
-        (count,) = struct.unpack_from(">I", body)
-        packs = [body[4 + 32 * i : 36 + 32 * i] for i in range(count)]
-        return packs, list(_ENTRY.iter_unpack(body[4 + 32 * count :]))
-
-
-def _opened(path: Path | None) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        str(path) if path else ":memory:", check_same_thread=False, isolation_level=None
-    )
-    try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript(_SCHEMA)
-    except BaseException:
-        db.close()
-        raise
-    return db
+    def _from_tables(self, domain: str, packs: Iterable[bytes]) -> Iterator[dict[bytes, Entries]]:
+        """As many together as a segment should have."""
+        found: dict[bytes, Entries] = {}
+        room = SEGMENT_ENTRIES
+        for pack in packs:
+            with suppress(Integrity):  # met again, and named, by whoever needs that pack
+                blobs = self._packs.open(domain, pack).blobs
+                found[pack] = [(b.id, at) for at, b in enumerate(blobs) if not b.codec & PAGE]
+                room -= len(blobs)
+            if room <= 0:
+                yield found
+                found, room = {}, SEGMENT_ENTRIES
+        if found:
+            yield found

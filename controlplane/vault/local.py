@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from controlplane.domain.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
 
@@ -18,16 +17,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalObjects:
-    """Objects as files below `root`; a file appears under its name only when it is complete."""
+    """Objects as files below `root`; a file appears under its name only when it is complete.
+
+    What has returned outlives a power failure: a file, its name, the folders above it, a removal.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable = {root}
         with _named(str(root)):
-            (root / _COMING).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not root.exists():
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_folder(root.parent)
+            self._make_folder(root / _COMING)
 
     def upload(self, name: str) -> "LocalUpload":
         target = self._path(name)
         with _named(name):
+            self._make_folder(target.parent)
             return LocalUpload(name, target, self._root / _COMING / secrets.token_hex(16))
 
     def put(self, name: str, data: bytes) -> None:
@@ -59,8 +66,11 @@ class LocalObjects:
                 yield (Path(found) / file).relative_to(self._root).as_posix()
 
     def delete(self, name: str) -> None:
+        path = self._path(name)
         with _named(name), suppress(FileNotFoundError):
-            self._path(name).unlink()
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            _sync_folder(path.parent)  # one that is gone may be so in memory only
 
     def sweep(self, before: datetime) -> int:
         """Remove uploads that were last written before that time and never finished; how many."""
@@ -68,9 +78,19 @@ class LocalObjects:
         for path in (self._root / _COMING).iterdir():
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before.timestamp():
-                    path.unlink()
+                    os.unlink(path)
                     count += 1
         return count
+
+    def _make_folder(self, folder: Path) -> None:
+        """There, and sure to be; another process may have made it and not synced it yet."""
+        if folder in self._durable:
+            return
+        self._make_folder(folder.parent)
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        _sync_folder(folder.parent)
+        self._durable.add(folder)
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -85,7 +105,7 @@ class LocalUpload:
         self._name = name
         self._target = target
         self._coming = coming
-        self._file: BinaryIO | None = coming.open("xb", buffering=0)
+        self._file: int | None = os.open(coming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, data: bytes) -> None:
         if self._file is None:
@@ -93,28 +113,26 @@ class LocalUpload:
         view = memoryview(data)
         with _named(self._name):
             while view:
-                view = view[self._file.write(view) :]
+                view = view[os.write(self._file, view) :]
 
     def finish(self) -> None:
         if self._file is None:
             raise Conflict(f"the upload of {self._name} has ended")
         with _named(self._name):
-            os.fsync(self._file.fileno())
-            self._target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.fsync(self._file)
             try:
                 os.link(self._coming, self._target)
             except FileExistsError as e:
                 raise Conflict(f"{self._name} is in the store already") from e
             _sync_folder(self._target.parent)
-            _sync_folder(self._target.parent.parent)
         self.abort()
 
     def abort(self) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
             self._file = None
             with suppress(OSError):
-                self._coming.unlink()
+                os.unlink(self._coming)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from controlplane.domain.disk import BlockReader, Mark
-from controlplane.domain.errors import Conflict, Integrity, Invalid, NotFound
+from controlplane.domain.errors import Conflict, FedctlError, Integrity, Invalid, NotFound
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     DiskCopied,
@@ -48,7 +49,8 @@ _DOMAIN_MAX = 512
 class Vault:
     """One vault over one object store; any number of threads and processes may use their own.
 
-    `index` is the file of the local cache (None: in memory); each process has its own.
+    `index` is the folder of the local cache, of one process at a time; without it, or when another
+    process has it, the cache goes with this one.
     """
 
     def __init__(
@@ -194,6 +196,9 @@ class Vault:
             self._packs.drop(pack)
             self._objects.delete(pack_name(pack))
             self._records.deleted(pack)
+        if gone:
+            with suppress(FedctlError):  # nobody waits for it, and the next round does it again
+                self._index.tidy_all({record.domain for record in self._records.points()})
         known = {pack_name(pack) for pack in self._records.known_packs()}
         # An upload that finished after this set was read is on record by now, so look again.
         strange = [name for name in self._objects.names("packs") if name not in known]
@@ -228,9 +233,8 @@ class Vault:
         ).run()  # fmt: skip
 
     def tidy_index(self, domain: str) -> None:
-        """Remove index segments that speak of deleted packs only."""
-        known = self._records.known_packs()
-        self._index.drop_dead_segments(domain, known.__contains__)
+        """Remove what index segments say of deleted packs; `collect` does it where it deletes."""
+        self._index.tidy(domain)
 
     def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
         record = self._point(base)

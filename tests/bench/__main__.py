@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, copying, embedded, many, overhead, soak, warm
+from tests.bench import cancel, copying, embedded, index, many, overhead, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
     "copying": copying.measure,
     "embedded": embedded.measure,
+    "index": index.measure,
     "many": many.measure,
     "overhead": overhead.measure,
     "soak": soak.measure,
