@@ -98,6 +98,8 @@ def _restored(it: Restored) -> list[str]:
         ]
     if vault.unreadable:
         lines += ["  not usable", *(f"    {each}" for each in vault.unreadable)]
+    if vault.broken_groups:
+        lines += ["  not whole", *(f"    {each}" for each in vault.broken_groups)]
     return [
         *lines,
         "  void            every API token: log in again",

@@ -17,6 +17,7 @@ InstanceId = NewType("InstanceId", UUID)
 OperationId = NewType("OperationId", UUID)
 ArtefactId = NewType("ArtefactId", UUID)
 PointId = NewType("PointId", UUID)
+GroupId = NewType("GroupId", UUID)
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 NAME_MAX = 128

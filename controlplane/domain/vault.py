@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from controlplane.domain.disk import GIB, KIB, MIB
-from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
 
 BLOCK = 64 * KIB
 FANOUT = 512
@@ -140,6 +140,23 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When a snapshot was taken: not before it was asked for, not after it was answered; UTC."""
+
+    asked: datetime
+    answered: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InGroup:
+    """A point that was taken beside others: one of `members` under the same `group`."""
+
+    group: GroupId
+    members: int
+    taken: Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PointRecord:
     """A committed recovery point; `head` is the signed document and `root` names its contents."""
 
@@ -152,3 +169,12 @@ class PointRecord:
     root: str
     disks: tuple[DiskCopied, ...]
     committed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """A point that is about to stand, the packs that it needs, and the attempt that asks."""
+
+    record: PointRecord
+    packs: frozenset[bytes]
+    attempt: int

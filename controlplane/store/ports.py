@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
+    Commitment,
     Damage,
     DiskCopied,
     Layout,
@@ -105,6 +106,10 @@ class StoredVault:
     def commit(self, record: PointRecord, *, packs: Collection[bytes], attempt: int) -> None:
         with self._store.begin() as tx:
             tx.vault.commit(record, packs=packs, attempt=attempt)
+
+    def commit_group(self, group: Sequence[Commitment]) -> None:
+        with self._store.begin() as tx:
+            tx.vault.commit_group(group)
 
     def point(self, point: PointId) -> PointRecord | None:
         with self._store.read() as tx:

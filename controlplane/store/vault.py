@@ -13,6 +13,7 @@ from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     CONDEMNED,
     RACED,
+    Commitment,
     Damage,
     DiskCopied,
     Layout,
@@ -202,6 +203,12 @@ class Vault:
             holds = [{"point": record.point, "pack": pack} for pack in set(packs)]
             self._work.execute(insert(HoldRow), holds)
         self._close(record.point)
+
+    def commit_group(self, group: Sequence[Commitment]) -> None:
+        """Half of it stands when it raises: the transaction must end with the error."""
+        for one in group:
+            self.commit(one.record, packs=one.packs, attempt=one.attempt)
+            self._work.flush()
 
     def point(self, point: PointId) -> PointRecord | None:
         row = self._work.get(PointRow, point)

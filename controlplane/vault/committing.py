@@ -1,16 +1,19 @@
-"""Making a recovery point: prove what is new, then one transaction, then the signed head."""
+"""Making recovery points: prove what is new, then one transaction, then the signed heads."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
 from controlplane.domain.disk import Mark
 from controlplane.domain.errors import Conflict, FedctlError, Integrity, NotFound
-from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
+    RACED,
+    Commitment,
     Damage,
     DiskCopied,
+    InGroup,
     PackState,
     PointRecord,
 )
@@ -30,6 +33,7 @@ from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import Tree
 from controlplane.vault.nouns import (
     CopyStopped,
+    Member,
     PointCommitted,
 )
 from controlplane.vault.pack import Packs
@@ -42,6 +46,17 @@ from controlplane.vault.ports import (
 from controlplane.vault.sealing import open_object, seal_object
 
 _CHECKERS = 2
+_RACES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proven:
+    point: PointId
+    domain: str
+    disks: tuple[DiskCopied, ...]
+    root: str
+    needed: frozenset[bytes]
+    fresh: list[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +68,7 @@ class Committing:
     clock: Callable[[], datetime]
     packs: Packs
     index: ChunkIndex
-    blobs: Blobs
+    blobs: Callable[[str], Blobs]
     cancelled: Callable[[], bool]
 
     def run(
@@ -63,41 +78,96 @@ class Committing:
         kept = self.records.point(point)
         if kept is not None:
             return self._publish(kept)
+        proven = self._prove(point, disks, domain)
+        one = self._headed(
+            proven, tenant=tenant, instance=instance, mark=mark, attempt=attempt, group=None
+        )
+        self.records.commit(one.record, packs=one.packs, attempt=one.attempt)
+        committed = self._publish(one.record)
+        self.index.publish(domain, proven.fresh)
+        return committed
+
+    def run_group(
+        self, group: GroupId, *, tenant: TenantName, members: Sequence[Member]
+    ) -> tuple[PointCommitted, ...]:
+        kept = [self.records.point(member.point) for member in members]
+        standing = [record for record in kept if record is not None]
+        if len(standing) == len(members):
+            return tuple(map(self._publish, standing))
+        if standing:
+            gone = [str(m.point) for m, record in zip(members, kept, strict=True) if record is None]
+            raise Conflict(
+                f"group {group} was committed whole, and recovery points {', '.join(gone)} of it"
+                " are no longer retained: take a new group"
+            )
+        proven = [self._prove(m.point, m.disks, m.domain) for m in members]
+        committed = self._commit(group, tenant, members, proven)
+        for each in proven:
+            self.index.publish(each.domain, each.fresh)
+        return committed
+
+    def _commit(
+        self, group: GroupId, tenant: TenantName, members: Sequence[Member],
+        proven: Sequence["_Proven"], races: int = _RACES,
+    ) -> tuple[PointCommitted, ...]:  # fmt: skip
+        """Another point of a member may take its number meanwhile: then with the next one."""
+        whole = [
+            self._headed(
+                each, tenant=tenant, instance=m.instance, mark=m.mark, attempt=m.attempt,
+                group=InGroup(group=group, members=len(members), taken=m.taken),
+            )
+            for m, each in zip(members, proven, strict=True)
+        ]  # fmt: skip
+        try:
+            self.records.commit_group(whole)
+        except Conflict as e:
+            if e.reason != RACED or not races:
+                raise
+            return self._commit(group, tenant, members, proven, races - 1)
+        return tuple(self._publish(one.record) for one in whole)
+
+    def _prove(self, point: PointId, disks: tuple[int, ...], domain: str) -> "_Proven":
+        """Everything that the point needs reads back, and its root is in the store."""
         copied = self._copied(point, disks)
-        needed = self._needed(copied, point)
+        needed = self._needed(copied, point, domain)
         fresh = self._verify(point, domain, copied, needed)
         body = encode_root(point, domain, copied)
-        keys = self.keys(domain)
-        root = root_hash(keys.id_key, body)
+        root = root_hash(self.keys(domain).id_key, body)
         self._put_root(domain, root_name(point, root), body)
+        return _Proven(
+            point=point, domain=domain, disks=copied, root=root, needed=needed, fresh=fresh
+        )
+
+    def _headed(
+        self, proven: "_Proven", *, tenant: TenantName, instance: InstanceId, mark: Mark | None,
+        attempt: int, group: InGroup | None,
+    ) -> Commitment:  # fmt: skip
         last = self.records.last(tenant, instance)
         if last is not None:
             self._publish_left_out(last)
         head = Head(
             tenant=tenant,
             instance=instance,
-            point=point,
+            point=proven.point,
             sequence=(last.sequence if last else 0) + 1,
             previous=head_hash(last.head) if last else "",
-            key_ids=(keys.data_key_id,),
+            key_ids=(self.keys(proven.domain).data_key_id,),
             mark=mark_text(mark),
-            root=root,
+            root=proven.root,
+            group=group,
         )
         record = PointRecord(
-            point=point,
-            domain=domain,
+            point=proven.point,
+            domain=proven.domain,
             tenant=tenant,
             instance=instance,
             sequence=head.sequence,
             head=sign_head(head, self.signer),
-            root=root,
-            disks=copied,
+            root=proven.root,
+            disks=proven.disks,
             committed_at=self.clock(),
         )
-        self.records.commit(record, packs=needed, attempt=attempt)
-        committed = self._publish(record)
-        self.index.publish(domain, fresh)
-        return committed
+        return Commitment(record=record, packs=proven.needed, attempt=attempt)
 
     def _copied(self, point: PointId, disks: tuple[int, ...]) -> tuple[DiskCopied, ...]:
         done = {s.disk: s.copied for s in self.records.sessions(point)}
@@ -109,11 +179,11 @@ class Committing:
             )
         return found
 
-    def _needed(self, disks: Iterable[DiskCopied], point: PointId) -> frozenset[bytes]:
+    def _needed(self, disks: Iterable[DiskCopied], point: PointId, domain: str) -> frozenset[bytes]:
         needed: set[bytes] = set()
         for copied in disks:
             try:
-                needed |= self._tree(copied).packs()
+                needed |= self._tree(copied, domain).packs()
             except Integrity as e:
                 raise Integrity(
                     f"recovery point {point}, disk {copied.disk}: its manifest does not read back:"
@@ -151,19 +221,19 @@ class Committing:
             for damage in damages:
                 self.index.damaged(damage)
             raise Integrity(
-                f"recovery point {point}: {self._places(disks, damages)} did not read back from"
-                " the vault as written; copy the disk again, and look at the store's hardware"
+                f"recovery point {point}: {self._places(disks, domain, damages)} did not read back"
+                " from the vault as written; copy the disk again, and look at the store's hardware"
             )
         if self.cancelled():
             raise CopyStopped
         return [pack for pack in mine if pack in needed]
 
-    def _places(self, disks: tuple[DiskCopied, ...], damages: set[Damage]) -> str:
+    def _places(self, disks: tuple[DiskCopied, ...], domain: str, damages: set[Damage]) -> str:
         """The first damaged place of each disk."""
         bad = {(d.pack, d.position) for d in damages}
         places: list[str] = []
         for copied in disks:
-            tree, layout = self._tree(copied), copied.layout
+            tree, layout = self._tree(copied, domain), copied.layout
             for number in range(layout.chunks):
                 try:
                     ref = tree.chunk(number)
@@ -218,5 +288,5 @@ class Committing:
         except NotFound:
             self._publish(last)
 
-    def _tree(self, copied: DiskCopied) -> Tree:
-        return Tree(pages=self.blobs, layout=copied.layout, top=copied.top)
+    def _tree(self, copied: DiskCopied, domain: str) -> Tree:
+        return Tree(pages=self.blobs(domain), layout=copied.layout, top=copied.top)

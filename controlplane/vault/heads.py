@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +11,11 @@ from blake3 import blake3
 
 from controlplane.domain.disk import Mark
 from controlplane.domain.errors import Integrity
-from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     DiskCopied,
+    InGroup,
+    Moment,
     Ref,
 )
 from controlplane.vault import signed
@@ -24,7 +27,10 @@ _FIELD = "head"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """`previous` is the hash of the former head document; `root` that of the point's root."""
+    """`previous` is the hash of the former head document; `root` that of the point's root.
+
+    `group` tells of the points that were committed with this one; none of one that stands alone.
+    """
 
     tenant: TenantName
     instance: InstanceId
@@ -34,6 +40,7 @@ class Head:
     key_ids: tuple[str, ...]
     mark: str
     root: str
+    group: InGroup | None = None
 
 
 def head_name(head: Head) -> str:
@@ -61,6 +68,8 @@ def sign_head(head: Head, signer: Signer) -> bytes:
         "mark": head.mark,
         "root": head.root,
     }
+    if head.group is not None:
+        body["group"] = _group(head.group)
     return signed.sign(_FIELD, body, signer)
 
 
@@ -77,9 +86,34 @@ def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
             key_ids=tuple(body["key_ids"]),
             mark=body["mark"],
             root=body["root"],
+            group=_read_group(body["group"]) if "group" in body else None,
         )
     except (ValueError, KeyError, TypeError) as e:
         raise Integrity(f"{what}: its signed head is not one of ours") from e
+
+
+def _group(group: InGroup) -> dict[str, object]:
+    return {
+        "id": str(group.group),
+        "members": group.members,
+        "asked": _utc(group.taken.asked),
+        "answered": _utc(group.taken.answered),
+    }
+
+
+def _read_group(body: dict[str, Any]) -> InGroup:
+    return InGroup(
+        group=GroupId(UUID(body["id"])),
+        members=int(body["members"]),
+        taken=Moment(
+            asked=datetime.fromisoformat(body["asked"]),
+            answered=datetime.fromisoformat(body["answered"]),
+        ),
+    )
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def mark_text(mark: Mark | None) -> str:

@@ -11,6 +11,7 @@ from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     CONDEMNED,
     RACED,
+    Commitment,
     Damage,
     DiskCopied,
     Layout,
@@ -155,28 +156,41 @@ class MemoryRecords:
             return self._last.get((tenant, instance))
 
     def commit(self, record: PointRecord, *, packs: Collection[bytes], attempt: int) -> None:
+        one = Commitment(record=record, packs=frozenset(packs), attempt=attempt)
+        self._commit([one])
+
+    def commit_group(self, group: Sequence[Commitment]) -> None:
+        self._commit(group)
+
+    def _commit(self, group: Sequence[Commitment]) -> None:
         with self._lock:
-            mine = [s for (p, _), s in self._open.items() if p == record.point]
-            if record.point in self._closed or any(s.now.attempt > attempt for s in mine):
-                raise _superseded(record.point, None)
-            for name in packs:
-                pack = self._packs.get(name)
-                if pack is None or pack.state is not PackState.VERIFIED:
-                    raise Conflict(
-                        f"recovery point {record.point} needs pack {name.hex()}, which is being"
-                        " collected or unproven: copy again",
-                        reason=CONDEMNED,
-                    )
-            last = self._last.get((record.tenant, record.instance))
-            if record.sequence != (last.sequence if last else 0) + 1:
+            whose = {(one.record.tenant, one.record.instance) for one in group}
+            for one in group:
+                self._may_commit(one)
+                if len(whose) != len(group):
+                    raise _raced(one.record)
+            for one in group:
+                record = one.record
+                self._last[record.tenant, record.instance] = record
+                self._points[record.point] = (record, one.packs)
+                self._close(record.point)
+
+    def _may_commit(self, one: Commitment) -> None:
+        record = one.record
+        mine = [s for (p, _), s in self._open.items() if p == record.point]
+        if record.point in self._closed or any(s.now.attempt > one.attempt for s in mine):
+            raise _superseded(record.point, None)
+        for name in one.packs:
+            pack = self._packs.get(name)
+            if pack is None or pack.state is not PackState.VERIFIED:
                 raise Conflict(
-                    f"another recovery point of instance {record.instance} was committed in"
-                    " between: commit again",
-                    reason=RACED,
+                    f"recovery point {record.point} needs pack {name.hex()}, which is being"
+                    " collected or unproven: copy again",
+                    reason=CONDEMNED,
                 )
-            self._last[record.tenant, record.instance] = record
-            self._points[record.point] = (record, frozenset(packs))
-            self._close(record.point)
+        last = self._last.get((record.tenant, record.instance))
+        if record.sequence != (last.sequence if last else 0) + 1:
+            raise _raced(record)
 
     def point(self, point: PointId) -> PointRecord | None:
         with self._lock:
@@ -270,6 +284,14 @@ class MemoryRecords:
         pack.condemned_at = at
         pack.owner = None
         pack.waits_for = frozenset(s.number for s in self._open.values())
+
+
+def _raced(record: PointRecord) -> Conflict:
+    return Conflict(
+        f"another recovery point of instance {record.instance} was committed in between:"
+        " commit again",
+        reason=RACED,
+    )
 
 
 def _superseded(point: PointId, disk: int | None) -> Conflict:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from controlplane.domain.disk import MIB
-from controlplane.domain.ids import PointId
-from controlplane.domain.vault import DiskCopied
+from controlplane.domain.disk import MIB, Mark
+from controlplane.domain.ids import InstanceId, PointId
+from controlplane.domain.vault import DiskCopied, Moment
 
 BATCH = 4 * MIB
 
@@ -22,6 +22,19 @@ class CopyProgress:
     read: int
     fresh: int
     stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One instance's part in a group: its copied `disks` are to be `point`."""
+
+    point: PointId
+    disks: tuple[int, ...]
+    domain: str
+    instance: InstanceId
+    attempt: int
+    taken: Moment
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +63,11 @@ class Recalled:
 
     `points` are usable again, `forgotten` and `packs_gone` went after the records were written.
     `unreadable` are points that are on record by name only, and why; nothing of them is deleted.
+    `broken_groups` names groups of which the store does not show every point's head.
     """
 
     points: int
     forgotten: int
     packs_gone: int
     unreadable: tuple[str, ...]
+    broken_groups: tuple[str, ...] = ()

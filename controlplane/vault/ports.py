@@ -7,6 +7,7 @@ from typing import Protocol
 
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
+    Commitment,
     Damage,
     DiskCopied,
     Layout,
@@ -147,6 +148,12 @@ class VaultRecords(Protocol):
         Conflict with reason `superseded` when a session of the point has a higher attempt; with
         `condemned` unless each of `packs` is verified; with `raced` unless `record.sequence` is
         the successor of the highest. The point holds `packs` until it is forgotten.
+        """
+
+    def commit_group(self, group: Sequence[Commitment]) -> None:
+        """`commit` for each, all or none; Conflict as there.
+
+        Members are of different instances: a second one of the same is `raced`.
         """
 
     def point(self, point: PointId) -> PointRecord | None:

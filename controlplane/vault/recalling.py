@@ -8,6 +8,7 @@ from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import DiskCopied, PointRecord
 from controlplane.vault.blobs import Blobs
+from controlplane.vault.grouped import Groups
 from controlplane.vault.heads import Head, decode_root, head_hash, read_head, root_hash, root_name
 from controlplane.vault.manifest import Tree
 from controlplane.vault.nouns import Recalled
@@ -34,7 +35,11 @@ class Recalling:
         """What the store shows is on record when this returns; nothing is deleted there."""
         here = frozenset(self.objects.names("packs"))
         adopted, unreadable = 0, list[str]()
+        groups = Groups()
+        for record in self.records.points():
+            groups.see(self._head(f"recovery point {record.point}", record.head))
         for document in self._newer():
+            groups.see(self._head("a newer head in the store", document))
             trouble = self._adopt(document, here)
             adopted += trouble is None
             unreadable += [trouble] if trouble else []
@@ -47,7 +52,11 @@ class Recalling:
         for pack in lost:
             self.records.deleted(pack)
         return Recalled(
-            points=adopted, forgotten=len(gone), packs_gone=len(lost), unreadable=tuple(unreadable)
+            points=adopted,
+            forgotten=len(gone),
+            packs_gone=len(lost),
+            unreadable=tuple(unreadable),
+            broken_groups=groups.broken(),
         )
 
     def _newer(self) -> list[bytes]:

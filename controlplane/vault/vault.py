@@ -1,6 +1,6 @@
 """The vault: disks go in chunk by chunk and come out of recovery points as they went in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from typing import Self
 
 from controlplane.domain.disk import BlockReader, Mark
 from controlplane.domain.errors import Conflict, FedctlError, Integrity, Invalid, NotFound
-from controlplane.domain.ids import InstanceId, PointId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     DiskCopied,
     Layout,
@@ -20,12 +20,14 @@ from controlplane.domain.vault import (
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
+from controlplane.vault.grouped import Groups
 from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
+    Member,
     PointCommitted,
     Recalled,
 )
@@ -146,14 +148,25 @@ class Vault:
         names disk and offset) when something new does not read back: after both, copying the
         disks again stores what is missing. `cancelled` may be asked on other threads.
         """
-        return Committing(
-            records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
-            clock=self._clock, packs=self._packs, index=self._index,
-            blobs=self._blobs(domain), cancelled=cancelled,
-        ).run(
+        return self._committing(cancelled).run(
             point, disks=disks, domain=domain, tenant=tenant, instance=instance, mark=mark,
             attempt=attempt,
         )  # fmt: skip
+
+    def commit_group(
+        self, group: GroupId, *, tenant: TenantName, members: Sequence[Member],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[PointCommitted, ...]:  # fmt: skip
+        """`commit` for each member, all or none: one transaction, then each signed head.
+
+        In the order of `members`, which are of different instances (Invalid else). Each head tells
+        the group, how many members it has and when its snapshot was taken. Repeating it gives the
+        same answer, and publishes heads that a crash left out. Fails as `commit` does; Conflict,
+        too, when the group stood once and one of its points is no longer retained.
+        """
+        if not members or len({member.instance for member in members}) != len(members):
+            raise Invalid(f"group {group}: it takes one or more instances, each of them once")
+        return self._committing(cancelled).run_group(group, tenant=tenant, members=members)
 
     def open(self, point: PointId, disk: int) -> PointReader:
         """Read a disk of a retained point.
@@ -211,14 +224,19 @@ class Vault:
         )
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
-        """Retained points that the store no longer shows as they were committed, and why."""
-        found: list[tuple[PointId, str]] = []
+        """Retained points that the store no longer shows as they were committed, and why.
+
+        With each, the points that were committed in one group with it and are still there.
+        """
+        found: dict[PointId, str] = {}
+        groups = Groups()
         for record in self._records.points():
             try:
+                groups.see(read_head(record.head, self._signer, what=f"point {record.point}"))
                 self._read_root(record)
             except Integrity as e:
-                found.append((record.point, str(e)))
-        return tuple(found)
+                found[record.point] = str(e)
+        return (*found.items(), *groups.beside(found))
 
     def recall(self, domain_of: Callable[[str], str | None]) -> Recalled:
         """Puts on record what the store shows and records of an earlier day do not.
@@ -277,6 +295,13 @@ class Vault:
     def _drop_roots(self, point: PointId) -> None:
         for name in list(self._objects.names(f"points/{point.hex}")):
             self._objects.delete(name)
+
+    def _committing(self, cancelled: Callable[[], bool]) -> Committing:
+        return Committing(
+            records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
+            clock=self._clock, packs=self._packs, index=self._index, blobs=self._blobs,
+            cancelled=cancelled,
+        )  # fmt: skip
 
     def _blobs(self, domain: str) -> Blobs:
         return Blobs(

@@ -113,6 +113,17 @@ class Store:
                 return found
         raise Broken(f"no head names {point}")
 
+    def group(self, id: UUID) -> list[UUID]:
+        """The points of the group; every one of them has its head here."""
+        documents = [json.loads(p.read_bytes()) for p in (self.folder / "heads").rglob("*/*/*")]
+        found = [d["head"] for d in documents if d["head"].get("group", {}).get("id") == str(id)]
+        points = sorted(UUID(head["point"]) for head in found)
+        for head in map(self.head, points):
+            need(head["group"]["members"] == len(points), f"group {id} is not whole")
+            need(head["group"]["asked"] <= head["group"]["answered"], "a moment ends as it began")
+        need(bool(points), f"no head names group {id}")
+        return points
+
     def point(self, point: UUID) -> dict:
         root = self.head(point)["root"]
         name = f"points/{point.hex}/{root}"

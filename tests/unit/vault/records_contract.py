@@ -1,5 +1,6 @@
 """What every implementation of the vault's records keeps; subclasses give the `records` fixture."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import pytest
 from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
+    Commitment,
     Damage,
     DiskCopied,
     Layout,
@@ -179,6 +181,40 @@ class RecordsContract:
         records.condemn(AT)
         self.refused("condemned", lambda: records.commit(record(2, 2), packs={good}, attempt=1))
         records.commit(record(2, 2), packs=(), attempt=1)
+
+    def test_a_group_is_committed_whole_or_not_at_all(self, records):
+        packs = [self.verified(records, self.begin(records, n, attempt=2), n) for n in (1, 2)]
+        self.sealed(records, self.begin(records, 3, disk=1), 3)
+        whose = [InstanceId(UUID(int=90 + n)) for n in (1, 2)]
+        whole = [
+            Commitment(record=record(n, 1, instance=i), packs=frozenset({p}), attempt=2)
+            for n, i, p in zip((1, 2), whose, packs, strict=True)
+        ]
+
+        def spoiled(**other: object) -> list[Commitment]:
+            return [whole[0], replace(whole[1], **other)]
+
+        late, twice = record(2, 2, instance=whose[1]), record(2, 1, instance=whose[0])
+        for reason, group in {
+            "superseded": spoiled(attempt=1),
+            "condemned": spoiled(packs=frozenset({packs[1], pack(3)})),
+            "raced": spoiled(record=late),
+        }.items():
+            self.refused(reason, lambda group=group: records.commit_group(group))
+            self.refused(reason, lambda group=group: records.commit_group(group[::-1]))
+            assert records.points() == ()
+            assert [records.last(TenantName("acme"), i) for i in whose] == [None, None]
+            assert len(records.sessions(point(1))) == len(records.sessions(point(2))) == 1
+            assert records.session_packs(point(1)) == {packs[0]: PackState.VERIFIED}
+        self.refused("raced", lambda: records.commit_group(spoiled(record=twice)))
+        records.commit_group(whole)
+        assert {r.point for r in records.points()} == {point(1), point(2)}
+        assert [records.last(TenantName("acme"), i).sequence for i in whose] == [1, 1]
+        assert records.sessions(point(1)) == records.sessions(point(2)) == ()
+        self.refused("superseded", lambda: records.commit_group(whole))
+        assert records.condemn(AT) == 0
+        records.forget(point(1))
+        assert records.condemn(AT) == 1
 
     def test_forgetting_keeps_the_number_and_frees_the_packs(self, records):
         name = self.verified(records, self.begin(records, 1), 1)

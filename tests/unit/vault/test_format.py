@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -16,15 +17,26 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from zstandard import ZstdError
 
 from controlplane.domain.disk import MIB, ExtentKind
-from controlplane.domain.ids import PointId
+from controlplane.domain.ids import GroupId, InstanceId, PointId
+from controlplane.domain.vault import Moment
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
 from controlplane.keys.port import Purpose, SigningPurpose
 from controlplane.keys.root import LocalAgent, RootKey
 from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
 from controlplane.vault import digest, manifest, pack, sealing
+from controlplane.vault.nouns import Member
 from tests.unit.vault import independent
-from tests.unit.vault.support import CHUNK, DOMAIN, Bytes, World, commit, copy, some_disk
+from tests.unit.vault.support import (
+    CHUNK,
+    DOMAIN,
+    TENANT,
+    Bytes,
+    World,
+    commit,
+    copy,
+    some_disk,
+)
 
 VECTORS = Path(__file__).parent / "vectors"
 PAGE = Path(__file__).parents[3] / "docs" / "vault-format.md"
@@ -36,6 +48,8 @@ NOT_AS_WRITTEN = (
     FileNotFoundError,
 )  # fmt: skip
 LATER = (7 * CHUNK, b"written later" * 999)
+GROUPS, GROUP = VECTORS.parent / "vectors_group", GroupId(UUID(int=5))
+MEMBERS = {PointId(UUID(int=n)): InstanceId(UUID(int=n)) for n in (8, 9)}
 
 
 def contents() -> tuple[bytes, bytes]:
@@ -100,6 +114,73 @@ def test_the_vectors_are_read_as_on_the_day_they_were_made() -> None:
         VECTORS / "store", UUID(known["root id"]), bytes.fromhex(known["root key"])
     )
     assert known["sha256 of disk 0"]
+    for point, told in known["sha256 of disk 0"].items():
+        assert sha256(store.disk(UUID(point), 0)).hexdigest() == told
+
+
+def stored_group(folder: Path) -> dict[PointId, bytes]:
+    """A store of two instances whose points are one group, the first of which had one before."""
+    world = World(folder)
+    agent = LocalAgent(RootKey(root=ROOT_ID, material=ROOT))
+    rows = KeptKeys(MemoryKeys(), world.objects)
+    keyring = Keyring(agent=agent, rows=rows)
+    vault = world.vault(
+        keys=domain_keys(keyring, rows), signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD)
+    )
+    alone = PointId(UUID(int=7))
+    copy(vault, some_disk(7, "T"), point=alone)
+    commit(vault, alone, instance=min(MEMBERS.values()))
+    held = {point: some_disk(seed, "TZT") for seed, point in enumerate(MEMBERS)}
+    at = datetime(2026, 11, 30, 9, 15, 2, tzinfo=UTC)
+    members = [
+        Member(
+            point=point, disks=(0,), domain=DOMAIN, instance=MEMBERS[point], attempt=1,
+            taken=Moment(asked=at, answered=at + timedelta(milliseconds=1500)),
+        )
+        for point in held
+    ]  # fmt: skip
+    for point, disk in held.items():
+        copy(vault, disk, point=point)
+    vault.commit_group(GROUP, tenant=TENANT, members=members)
+    world.close()
+    return held
+
+
+def test_another_reader_sees_from_the_store_alone_whether_a_group_is_whole(tmp_path: Path) -> None:
+    held = stored_group(tmp_path)
+    assert reader(tmp_path).group(GROUP) == sorted(held)
+    for point, disk in held.items():
+        assert reader(tmp_path).disk(point, 0) == disk
+    for path in (tmp_path / "heads").rglob("*/*/*"):
+        if b'"group"' in path.read_bytes():
+            sound = path.read_bytes()
+            path.unlink()
+            with pytest.raises(independent.Broken, match="not whole"):
+                reader(tmp_path).group(GROUP)
+            path.write_bytes(sound.replace(b'"members":2', b'"members":1'))
+            with pytest.raises(NOT_AS_WRITTEN):
+                reader(tmp_path).group(GROUP)
+            path.write_bytes(sound)
+
+
+def test_the_group_of_the_vectors_is_read_as_on_the_day_it_was_made() -> None:
+    if os.environ.get("REWRITE_VECTORS"):
+        shutil.rmtree(GROUPS, ignore_errors=True)
+        held = stored_group(GROUPS / "store")
+        shutil.rmtree(GROUPS / "store" / ".coming")
+        told = {str(point): sha256(disk).hexdigest() for point, disk in held.items()}
+        known = {
+            "root id": str(ROOT_ID), "root key": ROOT.hex(), "group": str(GROUP),
+            "sha256 of disk 0": told,
+        }  # fmt: skip
+        (GROUPS / "vectors.json").write_text(json.dumps(known, indent=2) + "\n")
+    known = json.loads((GROUPS / "vectors.json").read_text())
+    store = independent.Store(
+        GROUPS / "store", UUID(known["root id"]), bytes.fromhex(known["root key"])
+    )
+    assert [str(point) for point in store.group(UUID(known["group"]))] == [
+        *known["sha256 of disk 0"]
+    ]
     for point, told in known["sha256 of disk 0"].items():
         assert sha256(store.disk(UUID(point), 0)).hexdigest() == told
 
