@@ -1,0 +1,151 @@
+"""When to ask for the snapshots of a group, so that their moments lie close together. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from heapq import heapify, heapreplace
+from itertools import groupby, permutations
+
+from controlplane.domain.ids import InstanceId, SiteName
+from controlplane.domain.site import Capability
+from controlplane.domain.vault import Moment
+
+SECONDS = 2.0
+"""What a snapshot takes at a site where none was measured yet."""
+AT_ONCE = 8
+"""How many a site is asked for at once where it says nothing else."""
+
+
+class Manner(StrEnum):
+    """What an instance's site needs for a copy at one moment.
+
+    LIVE: a snapshot, whether it runs or not. STOPPED: the instance must be off for all of the copy.
+    """
+
+    LIVE = "live"
+    STOPPED = "stopped"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An instance that is to be snapshotted.
+
+    `seconds` pass from asking to the answer, None where none was measured; `at_once` snapshots its
+    site takes at a time.
+    """
+
+    instance: InstanceId
+    name: str
+    site: SiteName
+    manner: Manner
+    seconds: float | None = None
+    at_once: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """`instance` is asked for `after` so long since the first of all."""
+
+    instance: InstanceId
+    after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """Snapshots that one site takes one after another."""
+
+    site: SiteName
+    asks: tuple[Ask, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """In which order and when all are asked for; `expected` is the spread that this may have."""
+
+    lanes: tuple[Lane, ...]
+    expected: timedelta
+
+
+def manner(able: Iterable[Capability]) -> Manner:
+    """How a site that is able to do this lets an instance be copied as of one moment."""
+    have = frozenset(able)
+    if Capability.DISK_EXPORT not in have:
+        return Manner.NONE
+    return Manner.LIVE if Capability.SNAPSHOTS in have else Manner.STOPPED
+
+
+def refusals(members: Iterable[Candidate]) -> tuple[str, ...]:
+    """Why these cannot be taken together: a line for each that stands in the way."""
+    why = {
+        Manner.STOPPED: "its site {site} takes no snapshots, and reads disks only while the"
+        " instance is stopped, which a recovery point is never worth by itself: move it to a site"
+        " that takes snapshots, or leave it out",
+        Manner.NONE: "its site {site} lets nobody read its disks: leave it out",
+    }
+    return tuple(
+        f"instance {each.name} cannot be protected: {why[each.manner].format(site=each.site)}"
+        for each in members
+        if each.manner is not Manner.LIVE
+    )
+
+
+def order(members: Sequence[Candidate]) -> Order:
+    """Every member once, no more at a time at a site than it allows.
+
+    A moment is known only to lie between asking and the answer. So that two of them are as close
+    as they can be, all lanes have their middle at the same time: what is quick is asked for in the
+    middle of what is slow.
+    """
+    lanes = [lane for site in _by_site(members) for lane in _lanes(site)]
+    longest = max((_length(lane) for lane in lanes), default=0.0)
+    planned: list[Lane] = []
+    bounds: list[tuple[float, float]] = []
+    for lane in lanes:
+        at = (longest - _length(lane)) / 2
+        asks: list[Ask] = []
+        for each in lane:
+            asks.append(Ask(instance=each.instance, after=timedelta(seconds=at)))
+            bounds.append((at, at + _seconds(each)))
+            at += _seconds(each)
+        planned.append(Lane(site=lane[0].site, asks=tuple(asks)))
+    pairs = permutations(bounds, 2)
+    expected = max((late[1] - early[0] for early, late in pairs), default=0.0)
+    return Order(lanes=tuple(planned), expected=timedelta(seconds=expected))
+
+
+def spread(moments: Iterable[Moment]) -> timedelta:
+    """What lies between the earliest and the latest of these moments at most.
+
+    Of two, neither can be further from the other than from one's asking to the other's answer; one
+    alone has no spread.
+    """
+    pairs = permutations(moments, 2)
+    return max((late.answered - early.asked for early, late in pairs), default=timedelta())
+
+
+def _seconds(member: Candidate) -> float:
+    return SECONDS if member.seconds is None else member.seconds
+
+
+def _length(lane: Sequence[Candidate]) -> float:
+    return sum(map(_seconds, lane))
+
+
+def _by_site(members: Sequence[Candidate]) -> list[list[Candidate]]:
+    known = sorted(members, key=lambda each: (each.site, each.name, each.instance))
+    return [list(each) for _, each in groupby(known, key=lambda each: each.site)]
+
+
+def _lanes(site: Sequence[Candidate]) -> list[list[Candidate]]:
+    """As many as the site takes at once; the longest first, into the lane that is free first."""
+    at_once = min((each.at_once or AT_ONCE for each in site), default=AT_ONCE)
+    lanes: list[list[Candidate]] = [[] for _ in range(min(at_once, len(site)))]
+    free = [(0.0, number) for number in range(len(lanes))]
+    heapify(free)
+    for each in sorted(site, key=_seconds, reverse=True):
+        until, number = free[0]
+        lanes[number].append(each)
+        heapreplace(free, (until + _seconds(each), number))
+    return lanes
