@@ -21,6 +21,8 @@ from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
+from workflows.activities.group_plans import GroupPlanActivities
+from workflows.activities.groups import GroupActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
@@ -92,6 +94,8 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
         ),
         control=ControlActivities(store, now, cutovers=settings.cutovers_at_once),
         adoption=AdoptionActivities(store, steps, connect, now),
+        groups=GroupActivities(store, steps, connect, now),
+        group_plans=GroupPlanActivities(store, steps, connect, now, parts.vault.stands),
     )
 
 

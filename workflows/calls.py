@@ -22,7 +22,9 @@ from workflows.options import (
     COPY,
     CUTOVER,
     FORWARD,
+    HELD,
     RECORD,
+    TOGETHER,
     UNDO,
     WAIT,
 )
@@ -64,9 +66,19 @@ async def ask(method: Callable[[Any, A], R], order: A) -> R:
     return await workflow.execute_activity_method(method, order, **ASK)
 
 
+def at_once(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """Calls to several providers that wait for each other."""
+    return workflow.execute_activity_method(method, order, **TOGETHER)
+
+
 def wait(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
     """Look again and again until the provider is done."""
     return workflow.execute_activity_method(method, order, **WAIT)
+
+
+def wait_held(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:
+    """As `wait`, while others are kept from an instance: not for hours."""
+    return workflow.execute_activity_method(method, order, **HELD)
 
 
 def undo(method: Callable[[Any, A], R], order: A) -> Awaitable[R]:

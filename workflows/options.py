@@ -58,6 +58,18 @@ CALL: Options = {
     ),
 }
 
+# Several calls that wait for each other, in one step. Leases are held for as long.
+TOGETHER: Options = {
+    "start_to_close_timeout": timedelta(minutes=10),
+    "schedule_to_close_timeout": timedelta(minutes=15),
+    "heartbeat_timeout": ALIVE,
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200),
+        maximum_interval=timedelta(seconds=5),
+        maximum_attempts=4,
+    ),
+}
+
 # A look that is repeated until the provider is done.
 WAIT: Options = {
     "start_to_close_timeout": timedelta(minutes=2),
@@ -69,6 +81,9 @@ WAIT: Options = {
         maximum_interval=timedelta(seconds=5),
     ),
 }
+
+# The same, of what keeps others from an instance: a site that takes longer is given up.
+HELD: Options = {**WAIT, "schedule_to_close_timeout": timedelta(minutes=10)}
 
 # The first contact with a site: a person waits for the answer.
 ASK: Options = {

@@ -41,8 +41,12 @@ class Saga:
 
         A cancelled story lets the step in flight settle before anything is undone.
         """
-        self._undos.append(undo)
+        self.remember(undo)
         return await settled(do)
+
+    def remember(self, undo: Undo) -> None:
+        """What is begun from here on is taken back by `undo`."""
+        self._undos.append(undo)
 
     def done_with(self, undo: Undo) -> None:
         """What `undo` would take back has gone in the meantime."""

@@ -9,7 +9,6 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from controlplane.domain.errors import FedctlError, Unavailable
-from controlplane.domain.ids import InstanceId
 from controlplane.domain.operation import Operation, OperationState, Problem
 from controlplane.store.engine import Store
 from workflows.activities.endings import EndingActivities, Outcome
@@ -81,14 +80,12 @@ class Settler:
         return seen.status is not WorkflowExecutionStatus.RUNNING
 
     def _settle(self, op: Operation) -> None:
-        instance = InstanceId(op.subject)
         with self._store.begin() as tx:
             if tx.operations.get(op.id).state is not OperationState.RUNNING:
                 return  # it wrote its end while we asked
-            lease = tx.leases.find(instance)
-            if lease is not None and lease.operation == op.id:
-                tx.leases.release(instance, op.id)
-                tx.leases.take(instance, op.id, self._clock())
+            held = tx.leases.held_by(op.id)
+            tx.leases.release_all(op.id)
+            tx.leases.take_all(held, op.id, self._clock())
         problem = Problem(code=Unavailable.code, message=GONE)
         self._endings.finish(
             Outcome(operation=str(op.id), state=OperationState.NEEDS_ATTENTION, problem=problem)

@@ -10,7 +10,6 @@ from uuid import UUID
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, Mark
 from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.ids import ArtefactId, derived
@@ -19,8 +18,7 @@ from controlplane.domain.plan import DiskPlan, MovePlan
 from controlplane.planning.passes import PassDone, rest
 from controlplane.services.freezing import FROZEN
 from workflows.activities.lookups import LookupActivities
-from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, Remove, SetPower
-from workflows.activities.records import RecordActivities, Retain
+from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, SetPower
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
@@ -28,6 +26,7 @@ from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, Transfe
 from workflows.calls import ask, call, clean, copy, once_more, record, remove, undo, wait
 from workflows.failures import problem_of, reason_of
 from workflows.saga import Saga, Undo
+from workflows.snapshot import Snapshot
 
 T = TypeVar("T")
 _STOP, _STOPPED = "stop source", "source stopped"
@@ -52,8 +51,8 @@ class Source:
         self._saga = saga
         self._passes: list[_Pass] = []
         self._paused = False
-        self._snapshot: _Snapshot | None = None
-        self._before_last: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
+        self._before_last: Snapshot | None = None
         self._fenced = self._let_go = False
         self._undos: list[Undo] = []
 
@@ -225,7 +224,7 @@ class Source:
         """The exports of the last copy go; a source that goes on again goes on without them."""
         await self._release("", ())
 
-    async def _drop(self, snapshot: "_Snapshot") -> None:
+    async def _drop(self, snapshot: Snapshot) -> None:
         await remove(SiteActivities.remove, snapshot.removal("remove"))
         self._saga.done_with(snapshot.take_back)
 
@@ -235,12 +234,12 @@ class Source:
             if snapshot is not None:
                 await snapshot.tidied("remove")
 
-    async def _take(self, number: int) -> "_Snapshot":
+    async def _take(self, number: int) -> Snapshot:
         at = replace(
             self.at(f"pass {number} snapshot"),
             artefact=derived(self.work.operation, "snapshot", number),
         )
-        snapshot = _Snapshot(at)
+        snapshot = Snapshot(at)
         order = MakeSnapshot(at=at, of=self.plan.copy)
         await self._step(call(SnapshotActivities.create_snapshot, order), undo=snapshot.take_back)
         seen = await wait(
@@ -255,8 +254,8 @@ class Source:
         point: UUID,
         part: tuple[object, ...],
         *,
-        snapshot: "_Snapshot | None",
-        since: "_Snapshot | None",
+        snapshot: Snapshot | None,
+        since: Snapshot | None,
     ) -> float:
         """Every disk into `point`; seconds spent in reading them."""
         if not self.domain or not workflow.patched("2026-11-domain-once"):
@@ -343,31 +342,6 @@ class _Pass:
     def __init__(self, *, began: datetime, read: int, reading: float, whole: float) -> None:
         self.began, self.read, self.reading, self.whole = began, read, reading, whole
         self.bringing = 0.0
-
-
-class _Snapshot:
-    """One of ours at the source; `mark` names it once it was seen."""
-
-    def __init__(self, at: At) -> None:
-        self.at = at
-        self.mark: Mark | None = None
-
-    def removal(self, verb: str) -> Remove:
-        return Remove(
-            at=replace(self.at, step=f"{verb}: {self.at.step}"), kind=ArtefactKind.SNAPSHOT
-        )
-
-    async def tidied(self, verb: str) -> None:
-        """Gone, or written down: scaffolding never keeps a source from running again."""
-        try:
-            await clean(SiteActivities.remove, self.removal(verb))
-        except ActivityError:
-            at = self.at
-            kept = Retain(work=at.work, artefact=at.artefact, kind=ArtefactKind.SNAPSHOT)
-            await record(RecordActivities.retain, kept)
-
-    async def take_back(self) -> None:
-        await self.tidied("undo")
 
 
 async def given_up(at: At) -> None:

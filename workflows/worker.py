@@ -23,6 +23,8 @@ from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
+from workflows.activities.group_plans import GroupPlanActivities
+from workflows.activities.groups import GroupActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
@@ -41,6 +43,7 @@ from workflows.options import COPIES, CUTOVER, QUEUE
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
 from workflows.sites import ReleaseOrphan, SurveySite, SweepSites, VerifySite
+from workflows.take_points import TakePoints
 
 STORIES: dict[OperationKind, Any] = {
     OperationKind.VERIFY_SITE: VerifySite,
@@ -59,6 +62,7 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.PLAN_MOVE: PlanMove,
     OperationKind.MOVE: MoveInstance,
     OperationKind.FINALIZE: FinalizeMove,
+    OperationKind.TAKE_POINTS: TakePoints,
 }
 WORKFLOWS = (*dict.fromkeys(STORIES.values()), MendOperation)
 
@@ -93,6 +97,8 @@ class Hands:
     changes: ChangeActivities
     control: ControlActivities
     adoption: AdoptionActivities
+    groups: GroupActivities
+    group_plans: GroupPlanActivities
 
     def activities(self) -> list[Any]:
         groups = [getattr(self, field.name) for field in fields(self)]

@@ -22,7 +22,7 @@ class SiteSpec(Wire):
     """A provider endpoint. `options` and `pins` are per provider; its card documents them.
 
     `maxBandwidth` bounds what passes between us and the site, in bytes a second, `maxMoves` how
-    many moves from and to it run at once.
+    many moves from and to it run at once, `maxSnapshots` how many snapshots it takes at a time.
     """
 
     provider: ProviderKind
@@ -33,6 +33,7 @@ class SiteSpec(Wire):
     pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
     max_bandwidth: Rate | None = None
     max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    max_snapshots: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class FrozenOut(Shown):
@@ -241,6 +242,38 @@ class MoveStatus(Status):
     proof: dict[str, object] | None = None
     operation: str | None = None
     retained: list[dict[str, object]] = Field(default_factory=list)
+
+
+class ProtectionSpec(Wire):
+    """Instances of the workspace, by name, whose recovery points are taken together or not at all.
+
+    `crash`: each disk as a loss of power would leave it. `maxSpread`: seconds that may lie between
+    the first snapshot and the last; without it any do, and what it was is shown.
+    """
+
+    members: Annotated[list[Name64], Field(min_length=1, max_length=64)]
+    consistency: Literal["crash"] = "crash"
+    max_spread: Annotated[float, Field(gt=0, le=86400)] | None = None
+
+
+class TakenPointOut(Shown):
+    """A member's recovery point; its snapshot was taken between `asked` and `answered`."""
+
+    instance: str
+    point: str
+    asked: datetime
+    answered: datetime
+    bytes_read: int
+    bytes_new: int
+
+
+class ProtectionStatus(Status):
+    """`points` are those of the newest group; `spreadSeconds` may lie between them at most."""
+
+    newest_point_at: datetime | None = None
+    spread_seconds: float | None = None
+    points: list[TakenPointOut] = Field(default_factory=list)
+    operation: str | None = None
 
 
 class PlacementSpec(Wire):

@@ -61,6 +61,7 @@ SHAPES: Mapping[Kind, Shapes] = {
         (Kind.AUDIT_CHECKPOINT, fedctl.AuditCheckpointSpec, Status),
         (Kind.IMAGE_UPLOAD, fedctl.ImageUploadSpec, fedctl.ImageUploadStatus),
         (Kind.MOVE, fedctl.MoveSpec, fedctl.MoveStatus),
+        (Kind.PROTECTION, fedctl.ProtectionSpec, fedctl.ProtectionStatus),
         (Kind.PLACEMENT, fedctl.PlacementSpec, fedctl.PlacementStatus),
     )
 }

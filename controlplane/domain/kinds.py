@@ -207,6 +207,13 @@ KINDS: tuple[KindFacts, ...] = (
         actions=("cancel", "retry", "finalize", "cutover", "hold", "resume", "forward"),
     ),
     KindFacts(
+        kind=Kind.PROTECTION,
+        area="fedctl.protection",
+        collection="protections",
+        scope=Scope.WORKSPACE,
+        actions=("sync",),
+    ),
+    KindFacts(
         kind=Kind.PLACEMENT,
         area="fedctl.mobility",
         collection="placements",

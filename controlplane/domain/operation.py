@@ -26,6 +26,7 @@ class OperationKind(StrEnum):
     RELEASE_ORPHAN = "release-orphan"
     SCAN = "scan"
     ADOPT = "adopt"
+    TAKE_POINTS = "take-points"
 
 
 class OperationState(StrEnum):

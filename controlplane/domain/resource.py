@@ -24,6 +24,7 @@ class Kind(StrEnum):
     IMAGE = "image"
     IMAGE_UPLOAD = "image-upload"
     MOVE = "move"
+    PROTECTION = "protection"
     OPERATION = "operation"
     SITE = "site"
     PLACEMENT = "placement"

@@ -15,6 +15,7 @@ from controlplane.services.operations import Operations
 from controlplane.services.orphans import Orphans
 from controlplane.services.placements import Placements
 from controlplane.services.ports import Clock, Secrets, ServiceSettings, Signer
+from controlplane.services.protections import Protections
 from controlplane.services.regions import Regions
 from controlplane.services.roles import RoleAssignments, Roles
 from controlplane.services.sites import Sites
@@ -70,5 +71,6 @@ class Services:
             Kind.AUDIT_CHECKPOINT: AuditCheckpoints(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
             Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds, access=self.access),
+            Kind.PROTECTION: Protections(store=store, clock=clock),
             Kind.PLACEMENT: Placements(store=store),
         }

@@ -12,7 +12,7 @@ from controlplane.services.stored import Stored, living, settled
 from controlplane.services.wish import Caller, Granted, Wish
 from controlplane.store.tx import Tx
 
-_CONTENT = (Kind.INSTANCE, Kind.BLOCK_STORAGE)
+_CONTENT = (Kind.INSTANCE, Kind.BLOCK_STORAGE, Kind.PROTECTION)
 _CREATOR_ROLE = "seca.workspace-admin"
 
 

@@ -88,6 +88,21 @@ class Leases:
             self._session.delete(row)
             self._session.flush()
 
+    def release_all(self, operation: OperationId) -> None:
+        """The operation holds no instance any more."""
+        held = self._session.scalars(select(_LeaseRow).where(_LeaseRow.operation == operation))
+        for row in held.all():
+            self._session.delete(row)
+        self._session.flush()
+
+    def held_by(self, operation: OperationId) -> tuple[InstanceId, ...]:
+        rows = self._session.scalars(
+            select(_LeaseRow.instance)
+            .where(_LeaseRow.operation == operation)
+            .order_by(_LeaseRow.instance)
+        )
+        return tuple(InstanceId(row) for row in rows)
+
     def _taken(self, instance: InstanceId, operation: OperationId, now: datetime) -> Lease:
         row = self._session.get(_LeaseRow, instance)
         if row is None:

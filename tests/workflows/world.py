@@ -58,6 +58,8 @@ from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
+from workflows.activities.group_plans import GroupPlanActivities
+from workflows.activities.groups import GroupActivities
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
@@ -243,6 +245,8 @@ class World:
             ),
             control=ControlActivities(store, now, cutovers=4),
             adoption=AdoptionActivities(store, steps, connect, now),
+            groups=GroupActivities(store, steps, connect, now),
+            group_plans=GroupPlanActivities(store, steps, connect, now, vault.stands),
         )
         return cls(
             store=store,

@@ -35,6 +35,7 @@ _STAYS_ACTIVE = frozenset(
         OperationKind.RESTART,
         OperationKind.MOVE,
         OperationKind.FINALIZE,
+        OperationKind.TAKE_POINTS,
     }
 )
 
@@ -88,7 +89,7 @@ def conclude(tx: Tx, outcome: Outcome, now: datetime) -> None:
     tx.admissions.forget(op.id)
     _settle(tx, op, outcome, now)
     if outcome.state is not OperationState.NEEDS_ATTENTION:
-        tx.leases.release(InstanceId(op.subject), op.id)
+        tx.leases.release_all(op.id)
     problem = {"problem": outcome.problem.code} if outcome.problem else {}
     audit(tx, op, outcome.state.value, now, **problem)
 

@@ -14,13 +14,15 @@ from temporalio import activity
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
 from controlplane.domain.errors import Integrity, NotFound
-from controlplane.domain.ids import InstanceId, OperationId, PointId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, OperationId, PointId, TenantName
 from controlplane.domain.operation import Operation
 from controlplane.domain.placement import Served
+from controlplane.domain.vault import Moment
 from controlplane.keys.port import domain_owner
 from controlplane.services.bandwidth import Bandwidth, Pace
 from controlplane.store.engine import Store
 from controlplane.vault.digest import digest
+from controlplane.vault.nouns import Member
 from controlplane.vault.vault import Vault
 from drivers.contract import ImagePush, require
 from drivers.disks.image import fingerprint, image_file, read_image
@@ -69,6 +71,22 @@ class CommitPoint:
     domain: str
     step: str
     copied: tuple[Copied, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMember:
+    instance: InstanceId
+    point: UUID
+    copied: tuple[Copied, ...]
+    taken: Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitGroup:
+    operation: OperationId
+    domain: str
+    step: str
+    members: tuple[GroupMember, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +213,30 @@ class TransferActivities(Mover):
                     instance=order.work.instance,
                     mark=None,
                     attempt=max(c.attempt for c in order.copied),
+                    cancelled=told.is_set,
+                )
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def commit_group(self, order: CommitGroup) -> None:
+        """Every member's copied disks become its point, or none does."""
+        with self._steps.step(order.operation, order.step, copying=True) as meter:
+            with self._store.read() as tx:
+                op = tx.operations.get(order.operation)
+            with meter.copying(), stopping(), beating() as told:
+                self._vault.commit_group(
+                    GroupId(order.operation),
+                    tenant=TenantName(op.tenant or ""),
+                    members=[
+                        Member(
+                            point=PointId(each.point),
+                            disks=tuple(c.disk for c in each.copied),
+                            domain=order.domain,
+                            instance=each.instance,
+                            attempt=max(c.attempt for c in each.copied),
+                            taken=each.taken,
+                        )
+                        for each in order.members
+                    ],
                     cancelled=told.is_set,
                 )
 
