@@ -13,11 +13,12 @@ from controlplane.domain.plan import MovePlan
 from workflows.activities.adoption import AdoptionActivities, Tag
 from workflows.activities.endings import EndingActivities, Outcome
 from workflows.activities.lookups import LookupActivities, Stuck
-from workflows.activities.orders import At, SetPower
+from workflows.activities.orders import At, Remove, SetPower
 from workflows.activities.records import RecordActivities, Retain, Switch
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
+from workflows.activities.transfer import TransferActivities
 from workflows.calls import OperationOrder, call, forward, record
 from workflows.failures import problem_of
 from workflows.source import given_up
@@ -30,8 +31,8 @@ class MendOperation:
     """Ends the operation when it works; otherwise it goes on needing attention.
 
     A move that switched is finished forward. One that did not: its target is stopped before its
-    source may start. What an adoption tagged loses its tag. Of anything else, what was made is on
-    record and goes with the instance.
+    source may start. What an adoption tagged loses its tag. Snapshots and exports of points go;
+    points that stand stay. Of anything else, what was made is on record and goes with the instance.
     """
 
     @workflow.run
@@ -56,6 +57,7 @@ class MendOperation:
         if stuck.adopting:
             return await self._give_back(stuck)
         if plan is None:
+            await self._clear(stuck)
             return OperationState.FAILED
         if stuck.switched:
             await self._finish_forward(work, plan)
@@ -88,6 +90,20 @@ class MendOperation:
             if artefact.kind in _SCAFFOLDING:
                 kept = Retain(work=work, artefact=artefact.id, kind=artefact.kind)
                 await record(RecordActivities.retain, kept)
+
+    async def _clear(self, stuck: Stuck) -> None:
+        """Of the taking of points: what it left at sites, and copies that nobody will commit."""
+        for artefact in stuck.scaffolding:
+            work = replace(stuck.work, instance=artefact.instance, epoch=artefact.epoch)
+            at = At(
+                work=work,
+                site=artefact.site,
+                artefact=artefact.id,
+                step=f"mend: remove {artefact.kind} {str(artefact.id)[:8]}",
+            )
+            await call(SiteActivities.remove, Remove(at=at, kind=artefact.kind))
+        for point in stuck.points:
+            await call(TransferActivities.abandon_point, str(point))
 
     async def _give_back(self, stuck: Stuck) -> OperationState:
         """Nothing is switched off or deleted: the machine was there before."""

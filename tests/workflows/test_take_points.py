@@ -35,6 +35,7 @@ from drivers.fake.site import FakeSite
 from drivers.fake.storage import FakeSnapshots
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import counted, crossing, run, run_and_cancel
+from tests.workflows.test_mend_operation import mend
 from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.activities.groups import GroupActivities
 from workflows.activities.steps import Steps
@@ -370,6 +371,32 @@ async def test_a_cancel_after_the_commit_is_too_late(
     op = await run_and_cancel(client, group.world, group.ask(), *step)
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert len(group.world.vault._records.points()) == 2
+    group.assert_running()
+    group.world.close()
+
+
+async def test_what_could_not_be_undone_is_cleared_when_a_person_asks(
+    client: Client, tmp_path: Path
+) -> None:
+    group = made(tmp_path)
+    faults = [FaultAt("commit_group", 1, Fault.BEFORE), FaultAt("forget_point", 1, Fault.BEFORE)]
+    op = await run(client, group.world, group.ask(), faults)
+    assert op.state is OperationState.NEEDS_ATTENTION
+    assert group.world.home.snapshots
+    assert group.world.away.snapshots
+    mended = await mend(client, group.world, op, [StepsTwice(group.standing)])
+    assert mended.state is OperationState.FAILED, mended.problem
+    group.assert_nothing_stayed()
+    group.world.close()
+
+
+async def test_points_that_stand_are_not_cleared(client: Client, tmp_path: Path) -> None:
+    group = made(tmp_path, changes="told")
+    op = await run(client, group.world, group.ask(), [FaultAt("points_taken", 1, Fault.AFTER)])
+    assert op.state is OperationState.NEEDS_ATTENTION
+    await mend(client, group.world, op)
+    assert len(group.world.vault._records.points()) == 2
+    assert group.world.vault.survey() == ()
     group.assert_running()
     group.world.close()
 

@@ -73,6 +73,8 @@ class Stuck:
     """An operation that needs attention; `plan` is None unless it is a move with a lease.
 
     `adopted` are what an adoption that holds its lease may have tagged, the machine first.
+    `scaffolding` is what the taking of points left at sites, and `points` those that it may not
+    have committed.
     """
 
     work: Work
@@ -80,9 +82,13 @@ class Stuck:
     switched: bool
     adopting: bool = False
     adopted: tuple[Artefact, ...] = ()
+    scaffolding: tuple[Artefact, ...] = ()
+    points: tuple[UUID, ...] = ()
 
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
+# A mark of points that stand is retained, and goes by itself.
+_LEFT = frozenset(ArtefactState) - {ArtefactState.RETAINED, ArtefactState.RELEASED}
 
 
 class LookupActivities:
@@ -102,6 +108,8 @@ class LookupActivities:
             plan = _MOVE_PLAN.validate_python(op.plan) if op.kind is OperationKind.MOVE else None
             adopting = op.kind is OperationKind.ADOPT and held
             tagged = tx.artefacts.list(operation=op.id) if adopting else []
+            taking = op.kind is OperationKind.TAKE_POINTS
+            left = tx.artefacts.list(operation=op.id) if taking else []
             return Stuck(
                 work=Work(
                     operation=op.id,
@@ -112,6 +120,12 @@ class LookupActivities:
                 switched=op.phase == SWITCHED,
                 adopting=adopting,
                 adopted=tuple(sorted(tagged, key=lambda a: _GOING.index(a.kind))),
+                scaffolding=tuple(
+                    sorted(
+                        (a for a in left if a.state in _LEFT), key=lambda a: _GOING.index(a.kind)
+                    )
+                ),
+                points=tuple({derived(op.id, "point", a.instance): None for a in left}),
             )
 
     @activity.defn(no_thread_cancel_exception=True)

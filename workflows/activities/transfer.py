@@ -426,6 +426,12 @@ class TransferActivities(Mover):
             (self._uploads / Path(str(op.order["file"])).name).unlink(missing_ok=True)
 
     @activity.defn(no_thread_cancel_exception=True)
+    def abandon_point(self, point: str) -> None:
+        """What was copied for it is given up, unless it stands already."""
+        with translated("abandon point"):
+            self._vault.abandon(PointId(UUID(point)))
+
+    @activity.defn(no_thread_cancel_exception=True)
     def forget_point(self, point: str) -> None:
         """The vault need not keep it any more; unknown is fine."""
         with translated("forget point"):
