@@ -16,6 +16,7 @@ from api.cli.commands import (
     moves,
     operations,
     orphans,
+    protections,
     sites,
     support,
     workspaces,
@@ -148,6 +149,7 @@ command(
     text="Moves an instance to another site: shows the plan, asks, runs it.",
 )(moves.move)
 app.add_typer(moves.app, name="moves", help="Moves that were made or planned.")
+app.add_typer(protections.app, name="protection", help="Recovery points taken together.")
 app.add_typer(operations.app, name="operation", help="Durable pieces of work.")
 command(
     app,

@@ -263,6 +263,7 @@ class TakenPointOut(Shown):
     point: str
     asked: datetime
     answered: datetime
+    snapshot_seconds: float
     bytes_read: int
     bytes_new: int
 

@@ -12,6 +12,7 @@ from tests.api.world import (
     FEDERATION,
     IMAGES,
     MOBILITY,
+    PROTECTION,
     REGIONS,
     STORAGE,
     WORKSPACES,
@@ -319,6 +320,7 @@ def test_what_lies_in_a_workspace_that_is_not_there_is_404(w: World):
         (STORAGE, "block-storages"),
         (MOBILITY, "moves"),
         (MOBILITY, "placements"),
+        (PROTECTION, "protections"),
     ):
         assert w.http.get(w.in_workspace(base, "nowhere", what)).status_code == 404
         assert w.http.get(w.in_workspace(base, "nowhere", f"{what}/x")).status_code == 404
@@ -348,6 +350,7 @@ def test_every_collection_lists_as_json(w: World):
         w.in_workspace(FEDERATION, workspace, "operations"),
         w.in_workspace(MOBILITY, workspace, "moves"),
         w.in_workspace(MOBILITY, workspace, "placements"),
+        w.in_workspace(PROTECTION, workspace, "protections"),
     ):
         answer = w.http.get(path)
         assert answer.status_code == 200, f"{path}: {answer.text}"

@@ -41,6 +41,7 @@ REGIONS = "/providers/seca.region/v1/regions"
 AUTHORIZATION = "/providers/seca.authorization/v1"
 FEDERATION = "/providers/fedctl.federation/v1"
 MOBILITY = "/providers/fedctl.mobility/v1"
+PROTECTION = "/providers/fedctl.protection/v1"
 IMAGES = "/providers/fedctl.images/v1"
 IDENTITY = "/providers/fedctl.identity/v1"
 _NUMBERS = count(1)

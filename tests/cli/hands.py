@@ -202,6 +202,23 @@ class Hands:
             K.START: {"powerState": "on"},
             K.STOP: {"powerState": "off"},
             K.RESTART: {"powerState": "on"},
+            K.TAKE_POINTS: {
+                "newestPointAt": now.isoformat(),
+                "spreadSeconds": 0.25,
+                "points": [
+                    {
+                        "instance": name,
+                        "instanceId": str(uuid4()),
+                        "point": str(uuid4()),
+                        "asked": now.isoformat(),
+                        "answered": now.isoformat(),
+                        "snapshotSeconds": 0.25,
+                        "bytesRead": 6 * GIB,
+                        "bytesNew": 3 * GIB,
+                    }
+                    for name in op.order.get("members", [])
+                ],
+            },
         }
         tx.resources.patch_status(op.subject, changes.get(op.kind, {}), now=now)
         if op.kind is K.PROVISION:

@@ -259,9 +259,10 @@ class GroupActivities(SiteSteps):
             shown: dict[str, object] = {
                 "newestPointAt": min(t.moment.asked for t in wish.taken).isoformat(),
                 "spreadSeconds": wish.spread,
-                POINTS: points,
+                POINTS: [{k: v for k, v in p.items() if k != "instanceId"} for p in points],
             }
-            tx.operations.update(op_id, result={**op.result, **shown, MARKS: marks})
+            kept = {**shown, POINTS: points, MARKS: marks}
+            tx.operations.update(op_id, result={**op.result, **kept})
             tx.resources.patch_status(op.subject, shown, now=now)
 
     # What was seen of moments outlives an attempt that died.

@@ -127,16 +127,22 @@ def limit(
         str | None,
         typer.Option("--max-moves", help="Such as 4; 0 lets none begin, none lifts it."),
     ] = None,
+    max_snapshots: Annotated[
+        str | None,
+        typer.Option("--max-snapshots", help="Asked for at a time, such as 2; none lifts it."),
+    ] = None,
 ) -> None:
     with Session(ctx) as session:
-        if max_bandwidth is None and max_moves is None:
-            raise Invalid("say what to limit: --max-bandwidth, --max-moves, or both")
+        if max_bandwidth is None and max_moves is None and max_snapshots is None:
+            raise Invalid("say what to limit: --max-bandwidth, --max-moves or --max-snapshots")
         site = find(session, Kind.SITE, name)
         spec = dict(site.document["spec"])
         if max_bandwidth is not None:
             spec["maxBandwidth"] = _unless_none(max_bandwidth, "--max-bandwidth", rate)
         if max_moves is not None:
             spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
+        if max_snapshots is not None:
+            spec["maxSnapshots"] = _unless_none(max_snapshots, "--max-snapshots", _number)
         spec = {k: v for k, v in spec.items() if v is not None}
         session.client.put(SITE, site.name, spec)
         session.say(f"{site.name}: {_limits(spec) or 'no limit'}.")
@@ -363,6 +369,8 @@ def _limits(spec: Doc) -> str:
         found.append(f"{units.size(spec['maxBandwidth'])}/s at most")
     if "maxMoves" in spec:
         found.append(f"{spec['maxMoves']} moves at once")
+    if "maxSnapshots" in spec:
+        found.append(f"{spec['maxSnapshots']} snapshots at a time")
     return ", ".join(found)
 
 
