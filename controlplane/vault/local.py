@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from controlplane.domain.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
+from controlplane.domain.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
+from controlplane.vault.names import checked
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _COMING = ".coming"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -73,9 +72,7 @@ class LocalObjects:
         return count
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise Invalid(f"{name[:200]!r} cannot name a stored object")
-        return self._root / name
+        return self._root / checked(name)
 
 
 class LocalUpload:
