@@ -52,6 +52,7 @@ lock: .venv/dev ## new versions of everything
 	echo uv | $(LOCK) - -o requirements-uv.lock
 	$(LOCK) --all-extras --group build pyproject.toml -o requirements.lock
 	$(LOCK) --all-extras --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	printf 'moto[s3]\nflask\nflask-cors\n' | $(LOCK) - -o requirements-s3.lock
 
 .venv/uv: requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fedctl needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }

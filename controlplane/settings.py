@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.logs import LogFormat
@@ -12,7 +12,9 @@ from controlplane.logs import LogFormat
 class Settings(BaseSettings):
     """Every setting of the server processes; each is read from `FEDCTL_<NAME>`.
 
-    Folders hold: `vault` packs and manifests, `uploads` image files until they are imported.
+    `vault` is a folder or `s3://bucket/prefix` and holds packs and manifests, `vault_replica` is
+    where a copy of it is kept, as good as another owner's; `vault_index` is a local cache. The
+    folder `uploads` holds image files until they are imported. Bandwidths are bytes a second.
     `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
     key agent's unix socket. Times are seconds; a site that gave no answer for `site_patience` is
     frozen until it was surveyed. A worker moves the bytes of `copies_per_worker` disks at a time,
@@ -27,7 +29,28 @@ class Settings(BaseSettings):
     temporal_address: str = "127.0.0.1:7233"
     temporal_namespace: str = "default"
     agent_socket: Path = Path("/run/fedctl/agent.sock")
-    vault: Path = Path("/var/lib/fedctl/vault")
+    vault: Annotated[str, BeforeValidator(str)] = "/var/lib/fedctl/vault"
+    vault_endpoint: str | None = None
+    vault_region: str = "us-east-1"
+    vault_access_key: str | None = None
+    vault_secret_key: SecretStr | None = None
+    vault_credentials: Path | None = None
+    vault_profile: str = "default"
+    vault_plain_http: bool = False
+    vault_authority: Path | None = None
+    vault_timeout: Annotated[float, Field(gt=0)] = 30.0
+    vault_bandwidth: Annotated[float, Field(gt=0)] | None = None
+    vault_index: Path | None = None
+    vault_replica: str | None = None
+    vault_replica_endpoint: str | None = None
+    vault_replica_region: str = "us-east-1"
+    vault_replica_access_key: str | None = None
+    vault_replica_secret_key: SecretStr | None = None
+    vault_replica_credentials: Path | None = None
+    vault_replica_profile: str = "default"
+    vault_replica_plain_http: bool = False
+    vault_replica_authority: Path | None = None
+    vault_replica_bandwidth: Annotated[float, Field(gt=0)] | None = None
     uploads: Path = Path("/var/lib/fedctl/uploads")
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8444

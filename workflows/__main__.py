@@ -15,6 +15,7 @@ from controlplane.domain.ids import OperationId
 from controlplane.logs import write_log
 from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds
 from controlplane.services.bandwidth import Bandwidth
+from controlplane.services.stores import index_folder
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from workflows.activities.adoption import AdoptionActivities
@@ -171,7 +172,7 @@ async def _main() -> None:
     write_log(settings.log_level, settings.log_format)
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # six lines a connection otherwise
-    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index"))
+    parts = assemble(settings, process="worker", index=index_folder(settings))
     parts.store.await_schema()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
 HOLDING = timedelta(hours=1)
+LEFT_UPLOADS = timedelta(days=1)  # no upload goes on for so long
 EVENTS_KEPT = 200_000  # so far back may a listener go on where it was
 _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
 
@@ -89,12 +90,15 @@ class Housekeeping:
 
     def _round(self) -> None:
         now = self._clock()
+        sweep = now - self._swept >= self._sweep_every
         with self._store.begin() as tx:
             finalize_expired(tx, now)
             tx.events.prune(EVENTS_KEPT)
-            if now - self._swept >= self._sweep_every:
+            if sweep:
                 sweep_all(tx, now)
                 self._swept = now
+        if sweep:
+            self._tidy_uploads()
         collected = self._vault.collect(holding=HOLDING)
         if collected.deleted or collected.unknown:
             _log.info(
@@ -102,3 +106,16 @@ class Housekeeping:
                 collected.deleted,
                 len(collected.unknown),
             )
+        if collected.locked:
+            _log.warning(
+                "%d packs are not needed any more and stay: %s",
+                collected.locked,
+                collected.why_locked,
+            )
+
+    def _tidy_uploads(self) -> None:
+        try:
+            if swept := self._vault.sweep(older=LEFT_UPLOADS):
+                _log.info("the vault's store was freed of %d uploads that never ended", swept)
+        except FedctlError as error:
+            _log.warning("uploads that never ended may take room in the vault's store: %s", error)

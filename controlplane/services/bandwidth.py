@@ -9,25 +9,13 @@ from controlplane.domain.disk import BlockReader, BlockWriter, Extent, is_forwar
 from controlplane.domain.ids import OperationId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation
+from controlplane.domain.pace import Bucket
 from controlplane.domain.resource import Kind
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 
 _LOOK_AGAIN = 2.0
-_AT_ONCE = 0.25
 _REMEMBERED = 1000
-
-
-class _Bucket:
-    """Bytes that took their turn; `due` is when all of them may have passed."""
-
-    def __init__(self) -> None:
-        self.due = 0.0
-
-    def take(self, length: int, rate: float, now: float) -> float:
-        """Seconds to wait after so many more bytes; a pause saves up a quarter of a second."""
-        self.due = max(self.due, now - _AT_ONCE) + length / rate
-        return max(self.due - now, 0.0)
 
 
 class Bandwidth:
@@ -41,7 +29,7 @@ class Bandwidth:
         self._store = store
         self._clock = clock
         self._lock = Lock()
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
         self._targets: dict[OperationId, SiteName] = {}
         self._limits: dict[str, tuple[float, float | None]] = {}
 
@@ -55,7 +43,7 @@ class Bandwidth:
             now = self._clock()
             return max(
                 (
-                    self._buckets.setdefault(name, _Bucket()).take(length, limit, now)
+                    self._buckets.setdefault(name, Bucket()).take(length, limit, now)
                     for name, limit in limits.items()
                     if limit
                 ),

@@ -2,16 +2,15 @@
 
 import errno
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from controlplane.domain.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
+from controlplane.domain.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
+from controlplane.vault.names import checked
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _COMING = ".coming"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -93,9 +92,7 @@ class LocalObjects:
         self._durable.add(folder)
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise Invalid(f"{name[:200]!r} cannot name a stored object")
-        return self._root / name
+        return self._root / checked(name)
 
 
 class LocalUpload:

@@ -37,11 +37,16 @@ class PointCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """One round of collection; `unknown` objects are in the store but not on record, and stay."""
+    """One round of collection; `unknown` objects are in the store but not on record, and stay.
+
+    `locked` packs the store did not let us delete; `why_locked` is what it said of the last.
+    """
 
     condemned: int
     deleted: int
     unknown: tuple[str, ...]
+    locked: int = 0
+    why_locked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,8 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """Immutable objects under names such as `packs/ab/abcd`; used by many threads at a time.
 
-    A full store raises Exhausted, one that does not answer Unavailable.
+    A full store raises Exhausted, one that does not answer Unavailable, one that refuses our key
+    Denied, and Integrity is what it says of bytes that did not arrive as they were sent.
     """
 
     def upload(self, name: str) -> Upload: ...
@@ -78,7 +79,11 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Gone afterwards; one that is not there is fine."""
+        """Gone afterwards; one that is not there is fine. Denied when the store locked it."""
+
+    def sweep(self, before: datetime) -> int:
+        """Remove uploads that never ended and are older than that; how many."""
+        ...
 
 
 class VaultRecords(Protocol):

@@ -9,7 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from controlplane.domain.disk import BlockReader, Mark
-from controlplane.domain.errors import Conflict, FedctlError, Integrity, Invalid, NotFound
+from controlplane.domain.errors import (
+    Conflict,
+    Denied,
+    FedctlError,
+    Integrity,
+    Invalid,
+    NotFound,
+)
 from controlplane.domain.ids import InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     DiskCopied,
@@ -186,16 +193,22 @@ class Vault:
         """Condemn what nothing needs, delete what was condemned long enough ago.
 
         That is `holding` ago, and no session of that time may still be open. Objects that are on
-        no record are reported and never touched.
+        no record are reported and never touched. What the store locked is tried again next time.
         """
         now = self._clock()
         condemned = self._records.condemn(now)
         gone = self._records.deletable(now - holding)
+        locked, refused = 0, ""
         for pack in gone:
             self._index.drop_pack(pack)
             self._packs.drop(pack)
-            self._objects.delete(pack_name(pack))
-            self._records.deleted(pack)
+            try:
+                self._objects.delete(pack_name(pack))
+            except Denied as e:
+                locked += 1
+                refused = str(e)
+            else:
+                self._records.deleted(pack)
         if gone:
             with suppress(FedctlError):  # nobody waits for it, and the next round does it again
                 self._index.tidy_all({record.domain for record in self._records.points()})
@@ -206,9 +219,15 @@ class Vault:
             known = {pack_name(pack) for pack in self._records.known_packs()}
         return Collected(
             condemned=condemned,
-            deleted=len(gone),
+            deleted=len(gone) - locked,
+            locked=locked,
+            why_locked=refused,
             unknown=tuple(name for name in strange if name not in known),
         )
+
+    def sweep(self, *, older: timedelta) -> int:
+        """Remove what uploads that never ended left in the store; how many those were."""
+        return self._objects.sweep(self._clock() - older)
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why."""
