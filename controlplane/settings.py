@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     frozen until it was surveyed. A worker moves the bytes of `copies_per_worker` disks at a time,
     and of as many more in cutovers, which at most `cutovers_at_once` warm moves begin unasked.
     At most `moves_at_once` moves run, of each tenant and at each site no more than is said for it,
-    and `moves_waiting` more wait for their turn.
+    and `moves_waiting` more wait for their turn. Every
+    `vault_check_every` seconds (0: never) a share of all stored blobs is read back, another each
+    time.
     """
 
     model_config = SettingsConfigDict(env_prefix="FEDCTL_", frozen=True, extra="ignore")
@@ -69,6 +71,8 @@ class Settings(BaseSettings):
     moves_per_site: Annotated[int, Field(ge=1)] = 50
     moves_per_tenant: Annotated[int, Field(ge=1)] = 50
     moves_waiting: Annotated[int, Field(ge=0)] = 500
+    vault_check_every: Annotated[float, Field(ge=0)] = 86400.0
+    vault_check_share: Annotated[float, Field(gt=0, le=1)] = 0.01
     log_level: str = "info"
     log_format: LogFormat = "text"
     list_token_key: SecretStr | None = None

@@ -20,6 +20,7 @@ from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
@@ -93,6 +94,7 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
         ),
         control=ControlActivities(store, now, cutovers=settings.cutovers_at_once),
         adoption=AdoptionActivities(store, steps, connect, now),
+        checks=CheckActivities(store, steps, parts.vault, now),
     )
 
 
@@ -131,7 +133,13 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     made = hands(settings, parts, sites)
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
-    keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
+    keeper = Housekeeping(
+        parts.store,
+        parts.vault,
+        SystemClock().now,
+        check_every=timedelta(seconds=settings.vault_check_every),
+        check_share=settings.vault_check_share,
+    )
     watch = SiteWatch(
         parts.store,
         sites.look,

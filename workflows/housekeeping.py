@@ -12,6 +12,7 @@ from controlplane.domain.ids import ResourceId, TenantName
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import OperationKind
 from controlplane.domain.resource import Kind
+from controlplane.services.checks import begin_scheduled, last_scheduled
 from controlplane.services.freezing import FROZEN
 from controlplane.services.record import start, start_bare
 from controlplane.services.sites import ALL_SITES, EVERYWHERE, site_list
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
 HOLDING = timedelta(hours=1)
 LEFT_UPLOADS = timedelta(days=1)  # no upload goes on for so long
+_FIRST_CHECK = timedelta(hours=1)
 EVENTS_KEPT = 200_000  # so far back may a listener go on where it was
 _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
 
@@ -58,8 +60,23 @@ def sweep_all(tx: Tx, now: datetime) -> None:
         start_bare(tx, CALLER, OperationKind.SWEEP, EVERYWHERE, _KEY, now=now)
 
 
+def check_vault(tx: Tx, now: datetime, every: timedelta, share: float, *, since: datetime) -> None:
+    """The scheduled check of a sample, when the last one began so long ago and none runs.
+
+    The first of all begins an hour after `since`, when this worker began.
+    """
+    last = last_scheduled(tx)
+    due = since + min(every, _FIRST_CHECK) if last is None else last + every
+    if now >= due:
+        begin_scheduled(tx, CALLER, share, now)
+
+
 class Housekeeping:
-    """Runs beside a worker. `sweep_every` and `look_every` are times between rounds."""
+    """Runs beside a worker. `sweep_every` and `look_every` are times between rounds.
+
+    Every `check_every` (zero: never) another sample of `check_share` of the vault is read back:
+    after `check_every` / `check_share` all of it was.
+    """
 
     def __init__(
         self,
@@ -69,13 +86,17 @@ class Housekeeping:
         *,
         sweep_every: timedelta = timedelta(hours=6),
         look_every: timedelta = timedelta(minutes=1),
+        check_every: timedelta = timedelta(0),
+        check_share: float = 0.01,
     ) -> None:
         self._store = store
         self._vault = vault
         self._clock = clock
         self._sweep_every = sweep_every
         self._look_every = look_every
-        self._swept = clock()
+        self._check_every = check_every
+        self._check_share = check_share
+        self._began = self._swept = clock()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what fails is tried again in the next round."""
@@ -97,6 +118,8 @@ class Housekeeping:
             if sweep:
                 sweep_all(tx, now)
                 self._swept = now
+            if self._check_every:
+                check_vault(tx, now, self._check_every, self._check_share, since=self._began)
         if sweep:
             self._tidy_uploads()
         collected = self._vault.collect(holding=HOLDING)

@@ -21,6 +21,7 @@ from controlplane.domain.errors import FedctlError
 from controlplane.domain.operation import OperationKind
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
@@ -32,6 +33,7 @@ from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.adopt_instance import AdoptInstance, ScanSite
+from workflows.check_vault import CheckVault
 from workflows.delete_instance import DeleteInstance, FinalizeMove
 from workflows.heartbeats import BeatsForSteps
 from workflows.images import DeleteImage, ImportImage
@@ -59,6 +61,7 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.PLAN_MOVE: PlanMove,
     OperationKind.MOVE: MoveInstance,
     OperationKind.FINALIZE: FinalizeMove,
+    OperationKind.CHECK_VAULT: CheckVault,
 }
 WORKFLOWS = (*dict.fromkeys(STORIES.values()), MendOperation)
 
@@ -93,6 +96,7 @@ class Hands:
     changes: ChangeActivities
     control: ControlActivities
     adoption: AdoptionActivities
+    checks: CheckActivities
 
     def activities(self) -> list[Any]:
         groups = [getattr(self, field.name) for field in fields(self)]

@@ -18,6 +18,7 @@ from api.cli.commands import (
     orphans,
     sites,
     support,
+    vault,
     workspaces,
 )
 from api.cli.commands.dev import backup_app, dev
@@ -166,6 +167,7 @@ command(
     text="Compares what lies at the sites with what is recorded; deletes nothing.",
 )(sites.sweep)
 app.add_typer(orphans.app, name="orphans", help="What sweeps found unaccounted for.")
+app.add_typer(vault.app, name="vault", help="What is stored of disks: checks and figures.")
 app.add_typer(support.app, name="support", help="What to send to somebody who helps.")
 
 

@@ -70,6 +70,9 @@ class _Told(Collector):
             "Since the copy of a running operation that is silent the longest told how far it is.",
             it.progressed_at,
         )
+        yield GaugeMetricFamily(
+            "fedctl_vault_damaged", "Stored blobs and packs that did not read back.", it.damaged
+        )
         yield CounterMetricFamily("fedctl_events", "Committed changes.", it.events)
 
     def _age(self, name: str, text: str, since: datetime | None) -> GaugeMetricFamily:

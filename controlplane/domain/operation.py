@@ -26,6 +26,7 @@ class OperationKind(StrEnum):
     RELEASE_ORPHAN = "release-orphan"
     SCAN = "scan"
     ADOPT = "adopt"
+    CHECK_VAULT = "check-vault"
 
 
 class OperationState(StrEnum):

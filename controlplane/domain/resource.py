@@ -31,6 +31,8 @@ class Kind(StrEnum):
     ROLE_ASSIGNMENT = "role-assignment"
     AUDIT_ENTRY = "audit-entry"
     AUDIT_CHECKPOINT = "audit-checkpoint"
+    VAULT_CHECK = "vault-check"
+    VAULT_STATS = "vault-stats"
 
 
 class State(StrEnum):

@@ -7,6 +7,7 @@ from controlplane.identity.passwords import Passwords
 from controlplane.services.access import Access
 from controlplane.services.adoption import Adoptions
 from controlplane.services.changes import Changes
+from controlplane.services.checks import VaultChecks
 from controlplane.services.identity import Identity
 from controlplane.services.images import Images
 from controlplane.services.instances import Instances
@@ -22,6 +23,7 @@ from controlplane.services.skus import Skus
 from controlplane.services.stored import Cases
 from controlplane.services.trail import AuditCheckpoints, AuditEntries, Trail
 from controlplane.services.uploads import Uploads
+from controlplane.services.usage import VaultStats
 from controlplane.services.volumes import BlockStorages
 from controlplane.services.workspaces import Workspaces
 from controlplane.store.engine import Store
@@ -68,6 +70,8 @@ class Services:
             Kind.OPERATION: self.operations,
             Kind.AUDIT_ENTRY: AuditEntries(store=store),
             Kind.AUDIT_CHECKPOINT: AuditCheckpoints(store=store),
+            Kind.VAULT_CHECK: VaultChecks(store=store, clock=clock),
+            Kind.VAULT_STATS: VaultStats(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
             Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds, access=self.access),
             Kind.PLACEMENT: Placements(store=store),

@@ -44,6 +44,7 @@ _SUBJECTS = {
     OperationKind.SCAN: Kind.SITE,
     OperationKind.IMPORT_IMAGE: Kind.IMAGE,
     OperationKind.DELETE_IMAGE: Kind.IMAGE,
+    OperationKind.CHECK_VAULT: Kind.VAULT_CHECK,
 }
 
 

@@ -10,6 +10,7 @@ from controlplane.store.events import Events
 from controlplane.store.operations import OperationRow, ProgressRow, StepRow
 from controlplane.store.outbox import OutboxRow
 from controlplane.store.site_errors import site_errors
+from controlplane.store.vault_rows import DamageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Figures:
     untold_since: datetime | None
     progressed_at: datetime | None
     events: int
+    damaged: int
 
 
 BYTES = ("bytesRead", "bytesSent", "bytesWritten")
@@ -81,6 +83,7 @@ def figures(session: Session, events: Events) -> Figures:
         untold_since=since,
         progressed_at=progressed,
         events=events.last(),
+        damaged=session.scalar(select(func.count()).select_from(DamageRow)) or 0,
     )
 
 

@@ -138,6 +138,16 @@ class StoredVault:
         with self._store.read() as tx:
             return tx.vault.known_packs()
 
+    def domains(self) -> tuple[str, ...]:
+        with self._store.read() as tx:
+            return tx.vault.domains()
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        with self._store.read() as tx:
+            return tx.vault.packs_of(domain, after=after, limit=limit)
+
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         with self._store.begin() as tx:
             tx.vault.adopt(record, packs=packs, retained=retained)

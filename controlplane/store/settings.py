@@ -1,5 +1,6 @@
 """What this installation is: its incarnation and life, and how many moves had their turn."""
 
+import json
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -11,6 +12,8 @@ _INCARNATION = "incarnation"
 _TURN = "turn"
 _LIFE = "life"
 _RESTORING = "restoring"
+_USAGE = "vault-usage"
+_SAMPLED = "vault-sampled-{parts}"
 
 
 class _SettingRow(Base):
@@ -74,6 +77,25 @@ class Settings:
         row = self._session.get(_SettingRow, _RESTORING)
         if row is not None:
             self._session.delete(row)
+
+    @property
+    def vault_usage(self) -> dict[str, object] | None:
+        """What the last check of the vault measured, as it was put; None before the first."""
+        row = self._session.get(_SettingRow, _USAGE)
+        return None if row is None else json.loads(row.value)
+
+    @vault_usage.setter
+    def vault_usage(self, measured: dict[str, object]) -> None:
+        self._put(_USAGE, json.dumps(measured))
+
+    def sampled(self, parts: int) -> int:
+        """How many samples of one in `parts` were checked so far: the turn of the next."""
+        row = self._session.get(_SettingRow, _SAMPLED.format(parts=parts))
+        return 0 if row is None else int(row.value)
+
+    def sample(self, parts: int, turn: int) -> None:
+        """That turn was checked; again is fine."""
+        self._put(_SAMPLED.format(parts=parts), str(max(self.sampled(parts), turn + 1)))
 
     def _put(self, name: str, value: str) -> None:
         self._session.merge(_SettingRow(name=name, value=value))

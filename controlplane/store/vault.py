@@ -254,6 +254,24 @@ class Vault:
     def known_packs(self) -> frozenset[bytes]:
         return frozenset(self._work.scalars(select(PackRow.pack)))
 
+    def domains(self) -> tuple[str, ...]:
+        packs = self._work.scalars(select(PackRow.domain).distinct())
+        points = self._work.scalars(
+            select(PointRow.domain).where(PointRow.forgotten == false()).distinct()
+        )
+        return tuple(sorted({*packs, *points}))
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        rows = self._work.execute(
+            select(PackRow.pack, PackRow.state)
+            .where(PackRow.domain == domain, PackRow.pack > after)
+            .order_by(PackRow.pack)
+            .limit(limit)
+        )
+        return tuple((row.pack, PackState(row.state)) for row in rows)
+
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         if self._work.get(PointRow, record.point) is not None:
             return

@@ -229,6 +229,22 @@ class MemoryRecords:
         with self._lock:
             return frozenset(self._packs)
 
+    def domains(self) -> tuple[str, ...]:
+        with self._lock:
+            packs = {pack.domain for pack in self._packs.values()}
+            return tuple(sorted(packs | {record.domain for record, _ in self._points.values()}))
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        with self._lock:
+            found = sorted(
+                (name, pack.state)
+                for name, pack in self._packs.items()
+                if pack.domain == domain and name > after
+            )
+            return tuple(found[:limit])
+
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         with self._lock:
             last = self._last.get((record.tenant, record.instance))

@@ -126,6 +126,12 @@ class Pack:
     cipher: BlobCipher
     id_key: bytes
 
+    @property
+    def size(self) -> int:
+        """Of the whole object, in bytes."""
+        end = self.blobs[-1].offset + self.blobs[-1].stored if self.blobs else 0
+        return end + len(self.blobs) * _ENTRY.size + TAG + _FOOTER.size
+
     def blob(self, position: int, identity: bytes) -> Blob:
         if position >= len(self.blobs) or self.blobs[position].id != identity:
             raise Unsealable
@@ -139,9 +145,10 @@ KEY_MISSING = "key-missing"
 class Packs:
     """Reading packs, with the tables of recently used ones kept."""
 
-    def __init__(self, *, objects: ObjectStore, keys: Keys) -> None:
+    def __init__(self, *, objects: ObjectStore, keys: Keys, tables: int = _TABLES) -> None:
         self._objects = objects
         self._keys = keys
+        self._tables = tables
         self._lock = Lock()
         self._opened: OrderedDict[bytes, Pack] = OrderedDict()
 
@@ -159,7 +166,7 @@ class Packs:
             raise Integrity(f"pack {pack.hex()} of {domain} is damaged in its table") from e
         with self._lock:
             self._opened[pack] = opened
-            while len(self._opened) > _TABLES:
+            while len(self._opened) > self._tables:
                 self._opened.popitem(last=False)
         return opened
 
@@ -178,12 +185,22 @@ class Packs:
         """Read the pack back, decrypt and rehash every blob; the positions that failed."""
         self.drop(pack)
         opened = self.open(domain, pack)
+        return self.check_blobs(opened, range(len(opened.blobs)), stopped)
+
+    def check_blobs(
+        self, opened: Pack, which: range, stopped: Callable[[], bool],
+        passed: Callable[[int], None] = lambda _: None,
+    ) -> list[int]:  # fmt: skip
+        """Read these neighbouring blobs, decrypt and rehash them; the positions that failed.
+
+        `passed` is told of stored bytes as they were read. Integrity when the pack is missing.
+        """
         bad: list[int] = []
-        first = 0
-        while first < len(opened.blobs) and not stopped():
+        first, stop = which.start, which.stop
+        while first < stop and not stopped():
             start = opened.blobs[first].offset
             last = first
-            while last < len(opened.blobs) and opened.blobs[last].offset < start + 4 * MIB:
+            while last < stop and opened.blobs[last].offset < start + 4 * MIB:
                 last += 1
             end = opened.blobs[last - 1].offset + opened.blobs[last - 1].stored
             data = self.read(opened, start, end - start)
@@ -194,6 +211,7 @@ class Packs:
                     opened.cipher.open(position, blob, sealed, opened.id_key)
                 except Unsealable:
                     bad.append(position)
+            passed(len(data))
             first = last
         return bad
 

@@ -186,6 +186,16 @@ class VaultRecords(Protocol):
         """Every pack on record, in any state."""
         ...
 
+    def domains(self) -> tuple[str, ...]:
+        """Every dedup domain with a pack or a retained point on record, in order."""
+        ...
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        """At most `limit` packs of the domain, by their ids, behind the id `after`."""
+        ...
+
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         """Put a point on record that the store shows and these records do not know.
 

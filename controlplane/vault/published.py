@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -57,6 +57,13 @@ class Published:
             with suppress(Integrity, NotFound):
                 self._heads[name] = self._head(domain, name)
         return {name: self._heads[name] for name in names if name in self._heads}
+
+    def names(self, domain: str) -> Iterator[str]:
+        return self._objects.names(_prefix(domain))
+
+    def look(self, domain: str, name: str) -> None:
+        """Read it anew and whole. Integrity, NotFound."""
+        self.read(domain, name, self._head(domain, name))
 
     def read(self, domain: str, name: str, head: Head) -> dict[bytes, list[tuple[bytes, int]]]:
         """Entries by pack, sorted by id. Integrity, NotFound."""

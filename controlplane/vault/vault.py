@@ -25,8 +25,10 @@ from controlplane.domain.vault import (
     Session,
 )
 from controlplane.vault.blobs import Blobs
+from controlplane.vault.checking import Check, Checked, CheckOrder, CheckProgress
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
+from controlplane.vault.flaws import Named
 from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
@@ -228,6 +230,24 @@ class Vault:
     def sweep(self, *, older: timedelta) -> int:
         """Remove what uploads that never ended left in the store; how many those were."""
         return self._objects.sweep(self._clock() - older)
+
+    def check(
+        self, order: CheckOrder, *, name: Named,
+        progress: Callable[[CheckProgress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Checked:  # fmt: skip
+        """Whether the store holds what is on record, read as deep as `order` says.
+
+        Deletes and repairs nothing; what is damaged is on record afterwards and out of the index.
+        `name` tells what people call an instance. Both callbacks are called on this thread,
+        several times a second; CopyStopped when the latter answers true. What was read before
+        need not be read again: the same order with the last progress's `after` repeats tables and
+        manifests, and goes on with blobs. Unavailable when the store does not answer.
+        """
+        return Check(
+            order, records=self._records, objects=self._objects, keys=self._keys,
+            signer=self._signer, index=self._index, read_root=self._read_root, name=name,
+        ).run(progress, cancelled)  # fmt: skip
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why."""

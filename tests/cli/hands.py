@@ -104,6 +104,7 @@ class Hands:
         self.blockers: list[Finding] = []
         self.refusing: dict[str, Finding] = {}
         self.silent: dict[str, Problem] = {}
+        self.damaged: list[Finding] = []
         self.failure: tuple[OperationState, Problem] | None = None
         self.bounds = Bounds()
         self.held: set[OperationKind] = set()
@@ -202,6 +203,17 @@ class Hands:
             K.START: {"powerState": "on"},
             K.STOP: {"powerState": "off"},
             K.RESTART: {"powerState": "on"},
+            K.CHECK_VAULT: {
+                "damaged": bool(self.damaged),
+                "findings": [
+                    {n: str(getattr(f, n)) for n in ("id", "severity", "subject", "evidence")}
+                    for f in self.damaged
+                ],
+                "packs": 3,
+                "blobs": 30,
+                "bytesRead": 5 * GIB,
+                "checkedAt": now.isoformat(),
+            },
         }
         tx.resources.patch_status(op.subject, changes.get(op.kind, {}), now=now)
         if op.kind is K.PROVISION:

@@ -56,6 +56,7 @@ from drivers.fake.history import HISTORY
 from drivers.fake.site import FakeSite, fake_site, forget_sites
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.lookups import LookupActivities
@@ -243,6 +244,7 @@ class World:
             ),
             control=ControlActivities(store, now, cutovers=4),
             adoption=AdoptionActivities(store, steps, connect, now),
+            checks=CheckActivities(store, steps, vault, now),
         )
         return cls(
             store=store,

@@ -55,6 +55,7 @@ BEGINS: Mapping[OperationKind, State] = {
     OperationKind.RESTART: State.UPDATING,
     OperationKind.MOVE: State.UPDATING,
     OperationKind.FINALIZE: State.UPDATING,
+    OperationKind.CHECK_VAULT: State.UPDATING,
 }
 _IN_USE = frozenset(ArtefactState) - {ArtefactState.INTENDED, ArtefactState.RELEASED}
 _OF_A_MOVE = frozenset({OperationKind.PLAN_MOVE, OperationKind.MOVE, OperationKind.FINALIZE})

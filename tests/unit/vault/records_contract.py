@@ -266,3 +266,21 @@ class RecordsContract:
         assert last == record(1, 4)
         with pytest.raises(Conflict, match="comes before"):
             records.adopt(record(2, 3), packs=(), retained=True)
+
+    def test_domains_and_their_packs_are_listed_in_order(self, records):
+        assert records.domains() == ()
+        session = self.begin(records, 1)
+        for number in (3, 1, 2):
+            self.verified(records, session, number)
+        self.sealed(records, session, 4)
+        states = {1: "verified", 2: "verified", 3: "verified", 4: "sealed"}
+        assert records.domains() == ("acme/shop",)
+        found = records.packs_of("acme/shop", after=b"", limit=10)
+        assert found == tuple((pack(n), PackState(state)) for n, state in states.items())
+        assert records.packs_of("acme/shop", after=pack(1), limit=2) == found[1:3]
+        assert records.packs_of("acme/shop", after=pack(4), limit=2) == ()
+        assert records.packs_of("acme/other", after=b"", limit=2) == ()
+        records.commit(record(2, 1, domain="acme/empty", disks=()), packs=(), attempt=1)
+        assert records.domains() == ("acme/empty", "acme/shop")
+        records.forget(point(2))
+        assert records.domains() == ("acme/shop",)
