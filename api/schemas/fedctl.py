@@ -15,14 +15,30 @@ from controlplane.domain.site import ProviderKind
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Option = Annotated[str, Field(max_length=4096)]
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_HOUR = r"^([01]\d|2[0-3]):[0-5]\d$"
 Rate = Annotated[int, Field(ge=64 * KIB, le=1 << 40)]
+
+
+class BandwidthHoursIn(Wire):
+    """`maxBandwidth` bytes a second from `from` until before `to`, on the clock of `timeZone`.
+
+    On `days` (all, when none are named); hours that end at midnight or later begin on them.
+    """
+
+    days: Annotated[list[Day], Field(min_length=1, max_length=7)] | None = None
+    from_: Annotated[str, Field(alias="from", pattern=_HOUR)]
+    to: Annotated[str, Field(pattern=_HOUR)]
+    time_zone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    max_bandwidth: Rate
 
 
 class SiteSpec(Wire):
     """A provider endpoint. `options` and `pins` are per provider; its card documents them.
 
     `maxBandwidth` bounds what passes between us and the site, in bytes a second, `maxMoves` how
-    many moves from and to it run at once.
+    many moves from and to it run at once. At the hours in `bandwidthHours` the least of the limits
+    that hold counts.
     """
 
     provider: ProviderKind
@@ -32,6 +48,7 @@ class SiteSpec(Wire):
     options: Annotated[dict[Key, Option], Field(max_length=64)] = Field(default_factory=dict)
     pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
     max_bandwidth: Rate | None = None
+    bandwidth_hours: Annotated[list[BandwidthHoursIn], Field(max_length=16)] | None = None
     max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
 
 

@@ -240,7 +240,9 @@ class PlanActivities:
             anchor = tx.artefacts.get(copy).anchor if copy else None
             epoch = placement.epoch
             rate = _measured(tx, placement.site, str(op.order["to"]))
-            bandwidth = narrowest(tx, op, (placement.site, SiteName(str(op.order["to"]))))
+            bandwidth = narrowest(
+                tx, op, (placement.site, SiteName(str(op.order["to"]))), self._clock()
+            )
         if copy is None:
             raise Conflict(
                 f"{op.subject_name} was never provisioned: create it first, then move it"

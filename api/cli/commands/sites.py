@@ -17,6 +17,7 @@ from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, fi
 from api.cli.watch import check, follow, name_of
 from api.schemas.errors import NEEDS_ATTENTION
 from controlplane.domain.errors import Invalid
+from controlplane.domain.hours import DAYS
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 
@@ -111,8 +112,8 @@ def show(
 @command(
     app,
     "limit",
-    "fedctl site limit par-pve --max-bandwidth 50MiB/s",
-    "fedctl site limit par-pve --max-moves 4 --max-bandwidth none",
+    "fedctl site limit par-pve --max-moves 4 --max-bandwidth 50MiB/s",
+    "fedctl site limit par-pve --bandwidth-hours 'mon-fri 08:00-18:00 10MiB/s Europe/Paris'",
     text="Bounds what passes between us and a site (what runs keeps to it within seconds), and how"
     " many moves run there at once.",
 )
@@ -123,18 +124,28 @@ def limit(
     max_bandwidth: Annotated[
         str | None, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
     ] = None,
+    bandwidth_hours: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bandwidth-hours",
+            help="Such as 'mon-fri 08:00-18:00 10MiB/s Europe/Paris', each; none lifts all.",
+        ),
+    ] = None,
     max_moves: Annotated[
         str | None,
         typer.Option("--max-moves", help="Such as 4; 0 lets none begin, none lifts it."),
     ] = None,
 ) -> None:
     with Session(ctx) as session:
-        if max_bandwidth is None and max_moves is None:
-            raise Invalid("say what to limit: --max-bandwidth, --max-moves, or both")
+        if max_bandwidth is None and max_moves is None and bandwidth_hours is None:
+            raise Invalid("say what to limit: --max-bandwidth, --bandwidth-hours or --max-moves")
         site = find(session, Kind.SITE, name)
         spec = dict(site.document["spec"])
         if max_bandwidth is not None:
             spec["maxBandwidth"] = _unless_none(max_bandwidth, "--max-bandwidth", rate)
+        if bandwidth_hours is not None:
+            lifted = bandwidth_hours == ["none"]
+            spec["bandwidthHours"] = None if lifted else [_hours(each) for each in bandwidth_hours]
         if max_moves is not None:
             spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
         spec = {k: v for k, v in spec.items() if v is not None}
@@ -361,9 +372,41 @@ def _limits(spec: Doc) -> str:
     found = []
     if "maxBandwidth" in spec:
         found.append(f"{units.size(spec['maxBandwidth'])}/s at most")
+    found += [
+        f"{units.size(each['maxBandwidth'])}/s {','.join(each.get('days', ['daily']))}"
+        f" {each['from']}-{each['to']} {each.get('timeZone', 'UTC')}"
+        for each in spec.get("bandwidthHours", [])
+    ]
     if "maxMoves" in spec:
         found.append(f"{spec['maxMoves']} moves at once")
     return ", ".join(found)
+
+
+def _hours(text: str) -> Doc:
+    """Of `mon-fri 08:00-18:00 10MiB/s Europe/Paris`; days and zone may be left out."""
+    words = text.split()
+    days = _days(words.pop(0)) if words and not words[0][:1].isdecimal() else None
+    if len(words) not in {2, 3} or words[0].count("-") != 1:
+        raise Invalid(
+            f"--bandwidth-hours is {text!r}: write days, hours, a rate and a time zone, such as"
+            " 'mon-fri 08:00-18:00 10MiB/s Europe/Paris'"
+        )
+    start, end = words[0].split("-")
+    hours: Doc = {"from": start, "to": end, "maxBandwidth": rate(words[1], "--bandwidth-hours")}
+    hours |= {"days": days} if days else {}
+    return hours | ({"timeZone": words[2]} if words[2:] else {})
+
+
+def _days(text: str) -> list[str]:
+    """Of `mon-fri`, `sat,sun` or `mon`."""
+    found: list[str] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last or first) not in DAYS:
+            raise Invalid(f"{text!r} names no days: write such as mon-fri or sat,sun")
+        count = (DAYS.index(last or first) - DAYS.index(first)) % 7 + 1
+        found += [DAYS[(DAYS.index(first) + i) % 7] for i in range(count)]
+    return list(dict.fromkeys(found))
 
 
 def _unless_none(text: str, option: str, read: Callable[[str, str], int]) -> int | None:
