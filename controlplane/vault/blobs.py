@@ -81,7 +81,9 @@ class Blobs:
         length = run[-1].blob.offset + run[-1].blob.stored - start
         try:
             data = self._packs.read(pack, start, length)
-        except Integrity as e:
+        except Integrity as e:  # it went after its table was read
+            self._packs.drop(pack.id)
+            self._index.damaged(Damage(domain=self._domain, pack=pack.id))
             for fetch in run:
                 out[fetch.number] = e
             return

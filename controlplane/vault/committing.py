@@ -1,6 +1,6 @@
 """Making a recovery point: prove what is new, then one transaction, then the signed head."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +32,7 @@ from controlplane.vault.nouns import (
     CopyStopped,
     PointCommitted,
 )
-from controlplane.vault.pack import Packs
+from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
     Keys,
     ObjectStore,
@@ -42,6 +42,7 @@ from controlplane.vault.ports import (
 from controlplane.vault.sealing import open_object, seal_object
 
 _CHECKERS = 2
+_LISTED = 1000  # about as many as one answer of a listing names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Committing:
         copied = self._copied(point, disks)
         needed = self._needed(copied, point)
         fresh = self._verify(point, domain, copied, needed)
+        self._look_for(needed.difference(fresh), point, domain, copied)
         body = encode_root(point, domain, copied)
         keys = self.keys(domain)
         root = root_hash(keys.id_key, body)
@@ -148,18 +150,46 @@ class Committing:
             else:
                 damages |= {Damage(domain=domain, pack=pack, position=p) for p in bad}
         if damages:
-            for damage in damages:
-                self.index.damaged(damage)
+            places = self._remember(damages, disks)
             raise Integrity(
-                f"recovery point {point}: {self._places(disks, damages)} did not read back from"
-                " the vault as written; copy the disk again, and look at the store's hardware"
+                f"recovery point {point}: {places} did not read back from the vault as written;"
+                " copy the disk again, and look at the store's hardware"
             )
         if self.cancelled():
             raise CopyStopped
         return [pack for pack in mine if pack in needed]
 
+    def _look_for(
+        self, packs: Collection[bytes], point: PointId, domain: str, disks: tuple[DiskCopied, ...]
+    ) -> None:
+        """A pack that went missing since it was verified is not taken for stored."""
+        if len(packs) > _LISTED:
+            here = frozenset(self.objects.names("packs"))
+            gone = [pack for pack in packs if pack_name(pack) not in here]
+        else:
+            gone = [pack for pack in packs if not self._there(pack_name(pack))]
+        if gone:
+            places = self._remember({Damage(domain=domain, pack=pack) for pack in gone}, disks)
+            raise Integrity(
+                f"recovery point {point}: {places} refers to {len(gone)} packs that the store does"
+                " not have any more; copy the disk again, and look where they went: earlier points"
+                " need them too"
+            )
+
+    def _there(self, name: str) -> bool:
+        try:
+            return self.objects.size(name) > 0
+        except NotFound:
+            return False
+
+    def _remember(self, damages: set[Damage], disks: tuple[DiskCopied, ...]) -> str:
+        """Out of the index at once; the first damaged place of each disk."""
+        for damage in damages:
+            self.packs.drop(damage.pack)
+            self.index.damaged(damage)
+        return self._places(disks, damages)
+
     def _places(self, disks: tuple[DiskCopied, ...], damages: set[Damage]) -> str:
-        """The first damaged place of each disk."""
         bad = {(d.pack, d.position) for d in damages}
         places: list[str] = []
         for copied in disks:
@@ -213,9 +243,7 @@ class Committing:
     def _publish_left_out(self, last: PointRecord) -> None:
         """A crash came between its transaction and its head: a gap would look like a hidden one."""
         head = read_head(last.head, self.signer, what=f"recovery point {last.point}")
-        try:
-            self.objects.size(head_name(head))
-        except NotFound:
+        if not self._there(head_name(head)):
             self._publish(last)
 
     def _tree(self, copied: DiskCopied) -> Tree:

@@ -48,14 +48,17 @@ class Published:
         self._heads: dict[str, Head] = {}
 
     def heads(self, domain: str) -> dict[str, Head]:
-        """Those that can be read, by name; each is fetched once."""
+        """All by name, each fetched once; one that cannot be read speaks of no packs."""
         names = set(self._objects.names(_prefix(domain)))
         for name in [n for n in self._heads if n.startswith(f"{_prefix(domain)}/")]:
             if name not in names:
                 del self._heads[name]
         for name in names - self._heads.keys():
-            with suppress(Integrity, NotFound):
-                self._heads[name] = self._head(domain, name)
+            with suppress(NotFound):
+                try:
+                    self._heads[name] = self._head(domain, name)
+                except Integrity:
+                    self._heads[name] = Head(packs=(), entries=0, start=0)
         return {name: self._heads[name] for name in names if name in self._heads}
 
     def names(self, domain: str) -> Iterator[str]:
