@@ -39,6 +39,7 @@ from workflows.codec import (
 )
 from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
+from workflows.replica import Replica
 from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.succession import check_present, outlived
@@ -132,6 +133,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
     keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
+    replica = Replica(parts.store, parts.vault, SystemClock().now)
     watch = SiteWatch(
         parts.store,
         sites.look,
@@ -153,7 +155,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
             _log.info("working")
             pause = asyncio.Event()
             telling = asyncio.gather(
-                *(each.run(pause) for each in (starter, keeper, settler, watch))
+                *(each.run(pause) for each in (starter, keeper, settler, watch, replica))
             )
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed, later}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from controlplane.store.events import Events
 from controlplane.store.operations import OperationRow, ProgressRow, StepRow
 from controlplane.store.outbox import OutboxRow
+from controlplane.store.settings import Lag, Settings
 from controlplane.store.site_errors import site_errors
 
 
@@ -30,6 +31,7 @@ class Figures:
     untold_since: datetime | None
     progressed_at: datetime | None
     events: int
+    replica: Lag | None = None
 
 
 BYTES = ("bytesRead", "bytesSent", "bytesWritten")
@@ -81,6 +83,7 @@ def figures(session: Session, events: Events) -> Figures:
         untold_since=since,
         progressed_at=progressed,
         events=events.last(),
+        replica=Settings(session).lag,
     )
 
 

@@ -1,5 +1,8 @@
 """What this installation is: its incarnation and life, and how many moves had their turn."""
 
+import json
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -10,7 +13,21 @@ from controlplane.store.rows import Base
 _INCARNATION = "incarnation"
 _TURN = "turn"
 _LIFE = "life"
+_LAG = "replica"
 _RESTORING = "restoring"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """Of the vault's replica `at` the end of a round.
+
+    `points` are missing, the first of them since `oldest`; `troubles` objects could not be copied.
+    """
+
+    at: datetime
+    points: int
+    oldest: datetime | None
+    troubles: int
 
 
 class _SettingRow(Base):
@@ -74,6 +91,30 @@ class Settings:
         row = self._session.get(_SettingRow, _RESTORING)
         if row is not None:
             self._session.delete(row)
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far the vault's replica was behind when a round last ended; None without one."""
+        row = self._session.get(_SettingRow, _LAG)
+        if row is None:
+            return None
+        told = json.loads(row.value)
+        return Lag(
+            at=datetime.fromisoformat(told["at"]),
+            points=told["points"],
+            oldest=datetime.fromisoformat(told["oldest"]) if told["oldest"] else None,
+            troubles=told["troubles"],
+        )
+
+    @lag.setter
+    def lag(self, lag: Lag) -> None:
+        told = {
+            "at": lag.at.isoformat(),
+            "points": lag.points,
+            "oldest": lag.oldest.isoformat() if lag.oldest else None,
+            "troubles": lag.troubles,
+        }
+        self._put(_LAG, json.dumps(told))
 
     def _put(self, name: str, value: str) -> None:
         self._session.merge(_SettingRow(name=name, value=value))

@@ -32,6 +32,7 @@ CREATE INDEX IF NOT EXISTS chunks_of_pack ON chunks (pack);
 """
 
 Found = tuple[bytes, int]
+Read = Callable[[str, Callable[[bytes], bytes]], bytes]
 
 
 def segment_prefix(domain: str) -> str:
@@ -43,9 +44,10 @@ class ChunkIndex:
 
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
-        records: VaultRecords,
+        records: VaultRecords, read: Read | None = None,
     ) -> None:  # fmt: skip
         self._objects = objects
+        self._read = read or (lambda name, check: check(objects.get(name)))
         self._keys = keys
         self._packs = packs
         self._records = records
@@ -109,6 +111,11 @@ class ChunkIndex:
         """Durably out of the index at once, so that the next pass stores it again."""
         self._records.damage(damage)
         self._forget(damage)
+
+    def mended(self, pack: bytes) -> None:
+        """The pack is whole again: it serves dedup after the next `refresh`."""
+        self._records.mended(pack)
+        self.drop_pack(pack)
 
     def drop_pack(self, pack: bytes) -> None:
         with self._lock:
@@ -177,7 +184,8 @@ class ChunkIndex:
         return loaded
 
     def _segment(self, domain: str, name: str) -> tuple[list[bytes], list[tuple[bytes, int, int]]]:
-        body = open_object(self._keys(domain), name, self._objects.get(name))
+        keys = self._keys(domain)
+        body = self._read(name, lambda sealed: open_object(keys, name, sealed))
         (count,) = struct.unpack_from(">I", body)
         packs = [body[4 + 32 * i : 36 + 32 * i] for i in range(count)]
         return packs, list(_ENTRY.iter_unpack(body[4 + 32 * count :]))
