@@ -40,6 +40,7 @@ from workflows.codec import (
 )
 from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
+from workflows.replica import Replica
 from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.succession import check_present, outlived
@@ -140,6 +141,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
         check_every=timedelta(seconds=settings.vault_check_every),
         check_share=settings.vault_check_share,
     )
+    replica = Replica(parts.store, parts.vault, SystemClock().now)
     watch = SiteWatch(
         parts.store,
         sites.look,
@@ -161,7 +163,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
             _log.info("working")
             pause = asyncio.Event()
             telling = asyncio.gather(
-                *(each.run(pause) for each in (starter, keeper, settler, watch))
+                *(each.run(pause) for each in (starter, keeper, settler, watch, replica))
             )
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed, later}, return_when=asyncio.FIRST_COMPLETED)

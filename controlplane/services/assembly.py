@@ -13,7 +13,7 @@ from controlplane.services import Services
 from controlplane.services.keytrail import KeyTrail
 from controlplane.services.ports import ServiceSettings
 from controlplane.services.secrets import AuditSigner, SiteSecrets
-from controlplane.services.stores import open_store
+from controlplane.services.stores import open_replica, open_store
 from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
@@ -73,6 +73,8 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
         clock=clock.now,
         index=index,
+        replica=open_replica(settings),
+        signers={"homes": signer, "incarnations": signer},
     )
     return Assembly(
         store=store,

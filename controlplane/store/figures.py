@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from controlplane.store.events import Events
 from controlplane.store.operations import OperationRow, ProgressRow, StepRow
 from controlplane.store.outbox import OutboxRow
+from controlplane.store.settings import Lag, Settings
 from controlplane.store.site_errors import site_errors
 from controlplane.store.vault_rows import DamageRow
 
@@ -32,6 +33,7 @@ class Figures:
     progressed_at: datetime | None
     events: int
     damaged: int
+    replica: Lag | None = None
 
 
 BYTES = ("bytesRead", "bytesSent", "bytesWritten")
@@ -84,6 +86,7 @@ def figures(session: Session, events: Events) -> Figures:
         progressed_at=progressed,
         events=events.last(),
         damaged=session.scalar(select(func.count()).select_from(DamageRow)) or 0,
+        replica=Settings(session).lag,
     )
 
 

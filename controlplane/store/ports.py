@@ -98,6 +98,10 @@ class StoredVault:
         with self._store.read() as tx:
             return tx.vault.damaged(domain)
 
+    def mended(self, pack: bytes) -> None:
+        with self._store.begin() as tx:
+            tx.vault.mended(pack)
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         with self._store.read() as tx:
             return tx.vault.last(tenant, instance)

@@ -1,6 +1,8 @@
 """What this installation is: its incarnation and life, and how many moves had their turn."""
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -11,9 +13,23 @@ from controlplane.store.rows import Base
 _INCARNATION = "incarnation"
 _TURN = "turn"
 _LIFE = "life"
+_LAG = "replica"
 _RESTORING = "restoring"
 _USAGE = "vault-usage"
 _SAMPLED = "vault-sampled-{parts}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """Of the vault's replica `at` the end of a round.
+
+    `points` are missing, the first of them since `oldest`; `troubles` objects could not be copied.
+    """
+
+    at: datetime
+    points: int
+    oldest: datetime | None
+    troubles: int
 
 
 class _SettingRow(Base):
@@ -96,6 +112,30 @@ class Settings:
     def sample(self, parts: int, turn: int) -> None:
         """That turn was checked; again is fine."""
         self._put(_SAMPLED.format(parts=parts), str(max(self.sampled(parts), turn + 1)))
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far the vault's replica was behind when a round last ended; None without one."""
+        row = self._session.get(_SettingRow, _LAG)
+        if row is None:
+            return None
+        told = json.loads(row.value)
+        return Lag(
+            at=datetime.fromisoformat(told["at"]),
+            points=told["points"],
+            oldest=datetime.fromisoformat(told["oldest"]) if told["oldest"] else None,
+            troubles=told["troubles"],
+        )
+
+    @lag.setter
+    def lag(self, lag: Lag) -> None:
+        told = {
+            "at": lag.at.isoformat(),
+            "points": lag.points,
+            "oldest": lag.oldest.isoformat() if lag.oldest else None,
+            "troubles": lag.troubles,
+        }
+        self._put(_LAG, json.dumps(told))
 
     def _put(self, name: str, value: str) -> None:
         self._session.merge(_SettingRow(name=name, value=value))

@@ -167,6 +167,9 @@ class Vault:
         rows = self._work.scalars(select(DamageRow).where(DamageRow.domain == domain))
         return frozenset(to_damage(row) for row in rows)
 
+    def mended(self, pack: bytes) -> None:
+        self._work.execute(delete(DamageRow).where(DamageRow.pack == pack))
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         row = self._work.scalars(
             select(PointRow)

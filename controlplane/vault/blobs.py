@@ -1,7 +1,8 @@
 """Fetching blobs by reference: checked, several at a time, damage named and remembered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from controlplane.domain.disk import MIB
@@ -28,16 +29,21 @@ class _Fetch:
 
 
 class Blobs:
-    """Plain bytes of references within one domain; `kept` is shared with all others."""
+    """Plain bytes of references within one domain; `kept` is shared with all others.
+
+    `mend` gives a sound copy of a pack of the domain, from elsewhere, or None.
+    """
 
     def __init__(
-        self, *, domain: str, packs: Packs, index: ChunkIndex, pool: Executor, kept: KeptPages
-    ) -> None:
+        self, *, domain: str, packs: Packs, index: ChunkIndex, pool: Executor, kept: KeptPages,
+        mend: Callable[[str, bytes], Packs | None] = lambda _domain, _pack: None,
+    ) -> None:  # fmt: skip
         self._domain = domain
         self._packs = packs
         self._index = index
         self._pool = pool
         self.kept = kept
+        self._mend = mend
 
     def page(self, ref: Ref) -> bytes:
         got = self.fetch([ref])[0]
@@ -51,6 +57,8 @@ class Blobs:
         for pack, wanted in self._by_pack(refs, out).items():
             for run in _runs(wanted):
                 self._run(pack, run, out)
+        if any(isinstance(got, Integrity) for got in out):
+            self._mended(refs, out)
         if any(isinstance(got, Integrity) for got in out):
             self._index.refresh(self._domain)
         return [
@@ -113,16 +121,33 @@ class Blobs:
                     f"blob {fetch.position} of pack {pack.id.hex()} is damaged"
                 )
 
+    def _mended(self, refs: Sequence[Ref], out: list[bytes | Integrity | None]) -> None:
+        """Fill in what a second store has whole; a key's id may be what was spoilt."""
+        found: dict[bytes, Packs | None] = {}
+        for number, (ref, got) in enumerate(zip(refs, out, strict=True)):
+            if not isinstance(got, Integrity):
+                continue
+            if ref.pack not in found:
+                self._packs.drop(ref.pack)
+                found[ref.pack] = self._mend(self._domain, ref.pack)
+            packs = found[ref.pack]
+            if packs is not None:
+                with suppress(Integrity, Unsealable):
+                    out[number] = self._one(packs, ref.pack, ref.position, ref.id)
+
+    def _one(self, packs: Packs, name: bytes, position: int, identity: bytes) -> bytes:
+        pack = packs.open(self._domain, name)
+        blob = pack.blob(position, identity)
+        sealed = packs.read(pack, blob.offset, blob.stored)
+        return pack.cipher.open(position, blob, sealed, pack.id_key)
+
     def _elsewhere(self, ref: Ref, failed: Integrity) -> bytes | Integrity:
         """A later pass may have stored the same chunk again."""
         found = self._index.find(self._domain, [ref.id]).get(ref.id)
         if found is None or found == (ref.pack, ref.position):
             return failed
         try:
-            pack = self._packs.open(self._domain, found[0])
-            blob = pack.blob(found[1], ref.id)
-            sealed = self._packs.read(pack, blob.offset, blob.stored)
-            return pack.cipher.open(found[1], blob, sealed, pack.id_key)
+            return self._one(self._packs, found[0], found[1], ref.id)
         except (Integrity, Unsealable):
             return failed
 

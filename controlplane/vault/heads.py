@@ -18,6 +18,7 @@ from controlplane.domain.vault import (
 from controlplane.vault import signed
 from controlplane.vault.ports import Signer
 
+HEADS = "heads"
 _KIND = "fedctl-head-1"
 _FIELD = "head"
 

@@ -150,6 +150,10 @@ class MemoryRecords:
         with self._lock:
             return frozenset(d for d in self._damages if d.domain == domain)
 
+    def mended(self, pack: bytes) -> None:
+        with self._lock:
+            self._damages = {d for d in self._damages if d.pack != pack}
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         with self._lock:
             return self._last.get((tenant, instance))

@@ -1,6 +1,7 @@
 """The vault's words that no record keeps: what a copy tells, what a commit and a round give."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from controlplane.domain.disk import MIB
 from controlplane.domain.ids import PointId
@@ -61,3 +62,20 @@ class Recalled:
     forgotten: int
     packs_gone: int
     unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated:
+    """One round of bringing the replica up to the vault's store.
+
+    `behind` points are not there yet, the first of them since `oldest`. `mended` objects the first
+    store had lost; `troubles` say what could not be copied, and why.
+    """
+
+    copied: int
+    bytes: int
+    removed: int
+    mended: tuple[str, ...]
+    troubles: tuple[str, ...]
+    behind: int
+    oldest: datetime | None

@@ -43,6 +43,30 @@ def pack_name(pack: bytes) -> str:
     return f"packs/{text[:2]}/{text}"
 
 
+def pack_of(name: str) -> bytes:
+    """The pack that an object's name names; Integrity when it names none."""
+    try:
+        pack = bytes.fromhex(name.rpartition("/")[2])
+    except ValueError:
+        pack = b""
+    if len(pack) != ID or pack_name(pack) != name:
+        raise Integrity(f"{name} is not the name of a pack")
+    return pack
+
+
+def domain_of(data: bytes) -> str:
+    """The dedup domain that a pack's first bytes tell; to be proven by opening it as that."""
+    start = len(_MAGIC) + 2
+    try:
+        (length,) = struct.unpack_from(">H", data, len(_MAGIC))
+        domain = data[start : start + length].decode()
+    except (struct.error, UnicodeDecodeError) as e:
+        raise Integrity("a pack does not begin as one does") from e
+    if not data.startswith(_MAGIC) or not domain:
+        raise Integrity("a pack does not begin as one does")
+    return domain
+
+
 def _header(domain: str, key_id: str, pack: bytes) -> bytes:
     d, k = domain.encode(), key_id.encode()
     return _MAGIC + struct.pack(">H", len(d)) + d + struct.pack(">B", len(k)) + k + pack

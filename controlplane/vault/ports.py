@@ -142,6 +142,9 @@ class VaultRecords(Protocol):
 
     def damaged(self, domain: str) -> frozenset[Damage]: ...
 
+    def mended(self, pack: bytes) -> None:
+        """The pack is whole again: forget its damages; none is fine."""
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         """The instance's point with the highest sequence ever committed, forgotten or not."""
         ...

@@ -5,11 +5,12 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
 from controlplane.domain.errors import FedctlError, Integrity, NotFound
-from controlplane.vault.ports import Keys, ObjectStore
+from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 from controlplane.vault.sealing import ID, open_object, seal_object
 
 SEGMENT_ENTRIES = 1 << 18
@@ -22,6 +23,15 @@ _ENTRY = struct.Struct(f">{ID}sII")
 _LENGTH = struct.Struct(">I")
 _COUNT = struct.Struct(">Q")
 _HEAD_READ = 65536
+
+T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Gives what the check makes of a whole object, of whichever store has it sound."""
+
+    def __call__(self, name: str, check: Callable[[bytes], T]) -> T: ...
+
 
 Entries = Sequence[tuple[bytes, int]]
 """(id, position) of the chunks of one pack."""
@@ -42,15 +52,16 @@ class Published:
     Used by one thread at a time.
     """
 
-    def __init__(self, objects: ObjectStore, keys: Keys) -> None:
+    def __init__(self, objects: ObjectStore, keys: Keys, read: Read | None = None) -> None:
         self._objects = objects
         self._keys = keys
+        self._whole: Read = read or self._of_the_store
         self._heads: dict[str, Head] = {}
 
     def heads(self, domain: str) -> dict[str, Head]:
         """All by name, each fetched once; one that cannot be read speaks of no packs."""
-        names = set(self._objects.names(_prefix(domain)))
-        for name in [n for n in self._heads if n.startswith(f"{_prefix(domain)}/")]:
+        names = set(self._objects.names(segment_prefix(domain)))
+        for name in [n for n in self._heads if n.startswith(f"{segment_prefix(domain)}/")]:
             if name not in names:
                 del self._heads[name]
         for name in names - self._heads.keys():
@@ -62,7 +73,7 @@ class Published:
         return {name: self._heads[name] for name in names if name in self._heads}
 
     def names(self, domain: str) -> Iterator[str]:
-        return self._objects.names(_prefix(domain))
+        return self._objects.names(segment_prefix(domain))
 
     def look(self, domain: str, name: str) -> None:
         """Read it anew and whole. Integrity, NotFound."""
@@ -70,7 +81,11 @@ class Published:
 
     def read(self, domain: str, name: str, head: Head) -> dict[bytes, list[tuple[bytes, int]]]:
         """Entries by pack, sorted by id. Integrity, NotFound."""
-        body = open_object(self._keys(domain), name, self._objects.get(name, head.start))
+        keys = self._keys(domain)
+        try:
+            body = open_object(keys, name, self._objects.get(name, head.start))
+        except Integrity:
+            body = self._whole(name, lambda data: checked_segment(keys, name, data)[1])
         found: list[list[tuple[bytes, int]]] = [[] for _ in head.packs]
         for identity, number, position in _ENTRY.iter_unpack(body):
             found[number].append((identity, position))
@@ -82,7 +97,7 @@ class Published:
             for number, found in enumerate(packs.values())
             for identity, position in found
         )
-        name = f"{_prefix(domain)}/{os.urandom(16).hex()}"
+        name = f"{segment_prefix(domain)}/{os.urandom(16).hex()}"
         keys = self._keys(domain)
         told = _COUNT.pack(len(entries)) + b"".join(packs)
         head = seal_object(keys, _head_name(name), told)
@@ -140,31 +155,48 @@ class Published:
         for name in names:
             self._objects.delete(name)
 
+    def _of_the_store(self, name: str, check: Callable[[bytes], T]) -> T:
+        return check(self._objects.get(name))
+
     def _head(self, domain: str, name: str) -> Head:
-        start = self._objects.get(name, 0, _HEAD_READ)
-        if len(start) < _LENGTH.size:
-            raise Integrity(f"stored object {name} is damaged: it is too short")
-        end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
-        if end > len(start):
-            start += self._objects.get(name, len(start), end - len(start))
-        told = open_object(self._keys(domain), _head_name(name), start[_LENGTH.size : end])
-        (entries,) = _COUNT.unpack_from(told)
-        packs = tuple(told[i : i + ID] for i in range(_COUNT.size, len(told), ID))
-        return Head(packs=packs, entries=entries, start=end)
+        keys = self._keys(domain)
+        try:
+            return _head(keys, name, self._objects.get)
+        except Integrity:
+            return self._whole(name, lambda data: checked_segment(keys, name, data)[0])
 
 
 def drop_other_domains(objects: ObjectStore, domains: Collection[str]) -> None:
     """Remove the segments of every domain but these."""
-    known = {_prefix(domain) for domain in domains}
+    known = {segment_prefix(domain) for domain in domains}
     for name in list(objects.names(_FOLDER)):
         if name.rpartition("/")[0] not in known:
             with suppress(FedctlError):
                 objects.delete(name)
 
 
-def _prefix(domain: str) -> str:
+def segment_prefix(domain: str) -> str:
     return f"{_FOLDER}/{blake3(domain.encode()).hexdigest()[:32]}"
 
 
 def _head_name(name: str) -> str:
     return f"{name} packs"
+
+
+def checked_segment(keys: DomainKeys, name: str, data: bytes) -> tuple[Head, bytes]:
+    """What a whole segment speaks of, and its entries; Integrity."""
+    head = _head(keys, name, lambda _, start, length: data[start : start + length])
+    return head, open_object(keys, name, data[head.start :])
+
+
+def _head(keys: DomainKeys, name: str, get: Callable[[str, int, int], bytes]) -> Head:
+    start = get(name, 0, _HEAD_READ)
+    if len(start) < _LENGTH.size:
+        raise Integrity(f"stored object {name} is damaged: it is too short")
+    end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
+    if end > len(start):
+        start += get(name, len(start), end - len(start))
+    told = open_object(keys, _head_name(name), start[_LENGTH.size : end])
+    (entries,) = _COUNT.unpack_from(told)
+    packs = tuple(told[i : i + ID] for i in range(_COUNT.size, len(told), ID))
+    return Head(packs=packs, entries=entries, start=end)

@@ -1,12 +1,12 @@
 """The vault: disks go in chunk by chunk and come out of recovery points as they went in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from controlplane.domain.disk import BlockReader, Mark
 from controlplane.domain.errors import (
@@ -28,15 +28,18 @@ from controlplane.vault.blobs import Blobs
 from controlplane.vault.checking import Check, Checked, CheckOrder, CheckProgress
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
+from controlplane.vault.departed import Departed
 from controlplane.vault.flaws import Named
-from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
+from controlplane.vault.heads import HEADS, decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
+from controlplane.vault.mending import Mending
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
     PointCommitted,
     Recalled,
+    Replicated,
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
@@ -47,24 +50,29 @@ from controlplane.vault.ports import (
 )
 from controlplane.vault.reading import PointReader
 from controlplane.vault.recalling import Recalling
+from controlplane.vault.replicating import Replicating
 from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
 _DECODERS = 2
 _DOMAIN_MAX = 512
+T = TypeVar("T")
 
 
 class Vault:
     """One vault over one object store; any number of threads and processes may use their own.
 
     `index` is the folder of the local cache, of one process at a time; without it, or when another
-    process has it, the cache goes with this one.
+    process has it, the cache goes with this one. `replica` is a second store that a copy is kept
+    in, and that what the first one lost or damaged is read and mended from; `signers` sign what
+    else lies there, by folder.
     """
 
     def __init__(
         self, *, records: VaultRecords, objects: ObjectStore, keys: Keys, signer: Signer,
         clock: Callable[[], datetime], index: Path | None = None,
+        replica: ObjectStore | None = None, signers: Mapping[str, Signer] | None = None,
     ) -> None:  # fmt: skip
         self._records = records
         self._objects = objects
@@ -73,9 +81,18 @@ class Vault:
         self._clock = clock
         self._packs = Packs(objects=objects, keys=keys)
         self._kept = KeptPages()
+        self._signers = {HEADS: signer, **(signers or {})}
+        self._replica = replica
+        self._departed = Departed(objects, signer)
+        self._mending: Mending | None = None
+        if replica is not None:
+            self._mending = Mending(
+                records=records, objects=objects, replica=replica, keys=keys, mended=self._mended
+            )
         self._index = ChunkIndex(
-            path=index, objects=objects, keys=keys, packs=self._packs, records=records
-        )
+            path=index, objects=objects, keys=keys, packs=self._packs, records=records,
+            read=self._read,
+        )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
     def __enter__(self) -> Self:
@@ -204,6 +221,7 @@ class Vault:
         for pack in gone:
             self._index.drop_pack(pack)
             self._packs.drop(pack)
+            self._depart(pack_name(pack))
             try:
                 self._objects.delete(pack_name(pack))
             except Denied as e:
@@ -248,6 +266,22 @@ class Vault:
             order, records=self._records, objects=self._objects, keys=self._keys,
             signer=self._signer, index=self._index, read_root=self._read_root, name=name,
         ).run(progress, cancelled)  # fmt: skip
+
+    def replicate(self, stopped: Callable[[], bool] = lambda: False) -> Replicated | None:
+        """Bring the replica up to the store; None without one.
+
+        What is copied was checked before and is read back after. It goes on where an earlier round
+        ended. What the store has lost and the replica has is put back; nothing is deleted at the
+        replica but what was deleted on record. Unavailable, Denied and Exhausted end the round.
+        `stopped` is asked between objects.
+        """
+        if self._replica is None or self._mending is None:
+            return None
+        return Replicating(
+            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
+            signers=self._signers, departed=self._departed, mending=self._mending,
+            blobs=self._blobs, stopped=stopped,
+        ).run()  # fmt: skip
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why."""
@@ -296,28 +330,54 @@ class Vault:
     def _read_root(self, record: PointRecord) -> tuple[DiskCopied, ...]:
         what = f"recovery point {record.point} of instance {record.instance}"
         head = read_head(record.head, self._signer, what=what)
+        keys = self._keys(record.domain)
+        name = root_name(record.point, head.root)
+
+        def as_committed(stored: bytes) -> bytes:
+            if stored != record.head:
+                raise Integrity(
+                    f"{what}: the store's signed head is not the one that was committed"
+                )
+            return stored
+
+        def opened(sealed: bytes) -> bytes:
+            body = open_object(keys, name, sealed)
+            if head.root != record.root or root_hash(keys.id_key, body) != head.root:
+                raise Integrity(f"{what}: its root is not the one that was signed")
+            return body
+
         try:
-            stored = self._objects.get(head_name(head))
-            name = root_name(record.point, head.root)
-            sealed = self._objects.get(name)
+            self._read(head_name(head), as_committed)
+            body = self._read(name, opened)
         except NotFound as e:
             raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
-        if stored != record.head:
-            raise Integrity(f"{what}: the store's signed head is not the one that was committed")
-        keys = self._keys(record.domain)
-        body = open_object(keys, name, sealed)
-        if head.root != record.root or root_hash(keys.id_key, body) != head.root:
-            raise Integrity(f"{what}: its root is not the one that was signed")
         point, domain, disks = decode_root(body)
         if (point, domain) != (record.point, record.domain):
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
 
+    def _read(self, name: str, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of a small object, from the replica when it is not as it should be."""
+        if self._mending is not None:
+            return self._mending.small(name, check)
+        return check(self._objects.get(name))
+
+    def _mended(self, pack: bytes) -> None:
+        self._packs.drop(pack)
+        self._index.mended(pack)
+
+    def _depart(self, name: str) -> None:
+        """The replica is to follow, now or when it is back."""
+        if self._replica is not None:
+            self._departed.put(name, self._clock())
+
     def _drop_roots(self, point: PointId) -> None:
+        self._depart(f"points/{point.hex}")
         for name in list(self._objects.names(f"points/{point.hex}")):
             self._objects.delete(name)
 
     def _blobs(self, domain: str) -> Blobs:
         return Blobs(
-            domain=domain, packs=self._packs, index=self._index, pool=self._pool, kept=self._kept
-        )
+            domain=domain, packs=self._packs, index=self._index, pool=self._pool, kept=self._kept,
+            mend=self._mending.pack if self._mending else lambda _domain, _pack: None,
+        )  # fmt: skip

@@ -246,6 +246,17 @@ class RecordsContract:
         records.deleted(name)
         assert records.damaged("acme/shop") == frozenset()
 
+    def test_damages_of_a_mended_pack_are_forgotten_and_others_are_not(self, records):
+        session = self.begin(records, 1)
+        for number in (1, 2):
+            self.sealed(records, session, number, leaf(number))
+        for number in (1, 2):
+            for position in (4, None):
+                records.damage(Damage(domain="acme/shop", pack=pack(number), position=position))
+        for _ in range(2):
+            records.mended(pack(1))
+        assert {damage.pack for damage in records.damaged("acme/shop")} == {pack(2)}
+
     def test_a_point_that_the_store_shows_is_adopted_with_its_packs(self, records):
         session = self.begin(records, 1)
         self.sealed(records, session, 1, leaf(0))

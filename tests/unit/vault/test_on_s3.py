@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.domain.errors import Unavailable
 from controlplane.vault.s3 import S3Objects
-from tests.unit.vault.faulty import BROKEN, SLOW_DOWN, Way
+from tests.unit.vault.faulty import BROKEN, CUT_AFTER, CUT_IN_ANSWER, SLOW_DOWN, Way
 from tests.unit.vault.s3server import place
 from tests.unit.vault.support import World, commit, copy, new_point, read_all, some_disk
 from tests.unit.vault.test_collection import (  # noqa: F401  # they run here, too
@@ -80,4 +80,30 @@ def test_a_copy_whose_store_goes_away_reports_nothing_and_goes_on_when_it_is_bac
     way.fault = lambda _: None
     commit(vault, point)
     assert read_all(world.vault(), point) == data
+    world.close()
+
+
+def test_a_replica_in_a_bucket_is_brought_up_over_a_bad_line_and_mends_the_folder(
+    way: Way, bucket: str, tmp_path
+):
+    replica = S3Objects(place(way.url, bucket))
+    world = World(tmp_path)
+    vault = world.vault(replica=replica)
+    data = some_disk(3, "RT" * 50)
+    point, _ = world.take(vault, data)
+    turn = [0]
+
+    def every_fourth(_asked: object) -> object:
+        turn[0] += 1
+        return (CUT_AFTER, BROKEN, CUT_IN_ANSWER)[turn[0] // 4 % 3] if turn[0] % 4 == 0 else None
+
+    way.fault = every_fourth
+    done = vault.replicate()
+    assert (done.behind, done.troubles) == (0, ())
+    (pack,) = world.files("packs")
+    whole = pack.read_bytes()
+    assert replica.get(f"packs/{pack.name[:2]}/{pack.name}") == whole
+    pack.write_bytes(whole[: len(whole) // 2])
+    assert read_all(world.vault(replica=replica), point) == data
+    assert pack.read_bytes() == whole
     world.close()
