@@ -23,7 +23,7 @@ from controlplane.store.tx import Tx
 EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
-_LIMITS = frozenset({"maxBandwidth", "maxMoves"})
+_LIMITS = frozenset({"maxBandwidth", "maxMoves", "imageClients"})
 _ACTIONS = {
     "verify": OperationKind.VERIFY_SITE,
     "survey": OperationKind.SURVEY,

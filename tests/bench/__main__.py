@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, embedded, many, overhead, soak, warm
+from tests.bench import cancel, embedded, many, overhead, restore, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
@@ -16,6 +16,7 @@ MEASURES = {
     "embedded": embedded.measure,
     "many": many.measure,
     "overhead": overhead.measure,
+    "restore": restore.measure,
     "soak": soak.measure,
     "warm": warm.measure,
 }

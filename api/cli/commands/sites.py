@@ -111,10 +111,10 @@ def show(
 @command(
     app,
     "limit",
-    "fedctl site limit par-pve --max-bandwidth 50MiB/s",
-    "fedctl site limit par-pve --max-moves 4 --max-bandwidth none",
-    text="Bounds what passes between us and a site (what runs keeps to it within seconds), and how"
-    " many moves run there at once.",
+    "fedctl site limit par-pve --max-bandwidth 50MiB/s --max-moves 4",
+    "fedctl site limit par-pve --max-moves none --image-clients 192.0.2.0/24,198.51.100.7",
+    text="Bounds what passes between us and a site (what runs keeps to it within seconds), how many"
+    " moves run there at once, and who may fetch images for it.",
 )
 def limit(
     ctx: typer.Context,
@@ -127,16 +127,26 @@ def limit(
         str | None,
         typer.Option("--max-moves", help="Such as 4; 0 lets none begin, none lifts it."),
     ] = None,
+    image_clients: Annotated[
+        str | None,
+        typer.Option(
+            "--image-clients",
+            help="Addresses and networks that its hosts fetch images from; none: from anywhere.",
+        ),
+    ] = None,
 ) -> None:
     with Session(ctx) as session:
-        if max_bandwidth is None and max_moves is None:
-            raise Invalid("say what to limit: --max-bandwidth, --max-moves, or both")
+        if max_bandwidth is None and max_moves is None and image_clients is None:
+            raise Invalid("say what to limit: --max-bandwidth, --max-moves or --image-clients")
         site = find(session, Kind.SITE, name)
         spec = dict(site.document["spec"])
         if max_bandwidth is not None:
             spec["maxBandwidth"] = _unless_none(max_bandwidth, "--max-bandwidth", rate)
         if max_moves is not None:
             spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
+        if image_clients is not None:
+            listed = [each.strip() for each in image_clients.split(",")]
+            spec["imageClients"] = None if image_clients == "none" else listed
         spec = {k: v for k, v in spec.items() if v is not None}
         session.client.put(SITE, site.name, spec)
         session.say(f"{site.name}: {_limits(spec) or 'no limit'}.")
@@ -363,6 +373,8 @@ def _limits(spec: Doc) -> str:
         found.append(f"{units.size(spec['maxBandwidth'])}/s at most")
     if "maxMoves" in spec:
         found.append(f"{spec['maxMoves']} moves at once")
+    if "imageClients" in spec:
+        found.append(f"images for {', '.join(spec['imageClients'])} only")
     return ", ".join(found)
 
 
