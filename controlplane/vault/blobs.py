@@ -28,7 +28,7 @@ class _Fetch:
     blob: Blob
 
 
-_Open = Callable[[Pack, int, Blob, bytes], bytes]
+_Open = Callable[[Pack, int, Blob, bytes | memoryview], bytes]
 """Bytes of a blob of a pack, by position, from its sealed ones; Unsealable."""
 
 
@@ -128,7 +128,7 @@ class Blobs:
         start = run[0].blob.offset
         length = run[-1].blob.offset + run[-1].blob.stored - start
         try:
-            data = self._packs.read(pack, start, length)
+            data = memoryview(self._packs.read(pack, start, length))
         except Integrity as e:
             for fetch in run:
                 out[fetch.number] = e
@@ -178,11 +178,11 @@ def _damage(ref: Ref) -> Integrity:
     return Integrity(f"blob {ref.position} of pack {ref.pack.hex()} is another than referred to")
 
 
-def _plain(pack: Pack, position: int, blob: Blob, sealed: bytes) -> bytes:
+def _plain(pack: Pack, position: int, blob: Blob, sealed: bytes | memoryview) -> bytes:
     return pack.cipher.open(position, blob, sealed, pack.id_key)
 
 
-def _body(pack: Pack, position: int, blob: Blob, sealed: bytes) -> bytes:
+def _body(pack: Pack, position: int, blob: Blob, sealed: bytes | memoryview) -> bytes:
     return pack.cipher.body(position, blob, sealed)
 
 

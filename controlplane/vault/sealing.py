@@ -89,7 +89,7 @@ class BlobCipher:
         except InvalidTag as e:
             raise Unsealable from e
 
-    def body(self, position: int, blob: Blob, sealed: bytes) -> bytes:
+    def body(self, position: int, blob: Blob, sealed: bytes | memoryview) -> bytes:
         """What was sealed: a zstd frame, or plain bytes, as the codec says.
 
         Neither decompressed nor rehashed. That it is what was written under this id, codec and
@@ -102,7 +102,9 @@ class BlobCipher:
         except InvalidTag as e:
             raise Unsealable from e
 
-    def open(self, position: int, blob: Blob, sealed: bytes, id_key: bytes) -> bytes:
+    def open(
+        self, position: int, blob: Blob, sealed: bytes | memoryview, id_key: bytes
+    ) -> bytes:  # fmt: skip
         """The plain bytes, decrypted, decompressed and rehashed to their id."""
         body = self.body(position, blob, sealed)
         if blob.codec & CODEC == ZSTD:
