@@ -1,12 +1,15 @@
 """What an operator sets, read once in a composition root."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.logs import LogFormat
+
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 
 
 class Settings(BaseSettings):
@@ -15,7 +18,9 @@ class Settings(BaseSettings):
     `vault` is a folder or `s3://bucket/prefix` and holds packs and manifests, `vault_replica` is
     where a copy of it is kept, as good as another owner's; `vault_index` is a local cache. The
     folder `uploads` holds image files until they are imported. Bandwidths are bytes a second.
-    `gateway_url` is the address under which sites reach the image gateway. `agent_socket` is the
+    `gateway_url` is the address under which sites reach the image gateway; its images expire after
+    `image_lifetime`. Of `gateway_proxies` (addresses and networks) X-Forwarded-For is believed, to
+    know an image's client; without any the peer is the client. `agent_socket` is the
     key agent's unix socket. Times are seconds; a site that gave no answer for `site_patience` is
     frozen until it was surveyed. A worker moves the bytes of `copies_per_worker` disks at a time,
     and of as many more in cutovers, which at most `cutovers_at_once` warm moves begin unasked.
@@ -59,6 +64,8 @@ class Settings(BaseSettings):
     gateway_url: str = "http://127.0.0.1:8444"
     gateway_certificate: Path | None = None
     gateway_key: Path | None = None
+    gateway_proxies: tuple[Network, ...] = ()
+    image_lifetime: Annotated[float, Field(gt=0)] = 7 * 86400.0
     api_host: str = "127.0.0.1"
     api_port: int = 8443
     public_url: str = "http://127.0.0.1:8443"

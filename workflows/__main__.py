@@ -81,6 +81,7 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
             bandwidth=bandwidth,
             uploads=settings.uploads,
             gateway_url=settings.gateway_url,
+            image_lifetime=timedelta(seconds=settings.image_lifetime),
         ),
         survey=SurveyActivities(store, steps, sites.look, now),
         sweep=SweepActivities(store, steps, connect, sites.look, now),

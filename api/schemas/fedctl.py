@@ -1,9 +1,10 @@
 """The kinds that fedctl adds, in SECA's own conventions."""
 
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from api.schemas.wire import Key, Name64, Reference, Shown, Status, Wire, Zone
 from controlplane.domain.disk import KIB
@@ -17,6 +18,9 @@ Option = Annotated[str, Field(max_length=4096)]
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _HOUR = r"^([01]\d|2[0-3]):[0-5]\d$"
+Network = Annotated[str, Field(max_length=64), AfterValidator(lambda text: str(ip_network(text)))]
+"""An address or a network, as 192.0.2.7 or 2001:db8::/48."""
+
 Rate = Annotated[int, Field(ge=64 * KIB, le=1 << 40)]
 
 
@@ -38,7 +42,8 @@ class SiteSpec(Wire):
 
     `maxBandwidth` bounds what passes between us and the site, in bytes a second, `maxMoves` how
     many moves from and to it run at once. At the hours in `bandwidthHours` the least of the limits
-    that hold counts.
+    that hold counts. `imageClients` are the addresses and networks from which the site fetches
+    images; where there are any, nobody else gets an image that is for the site.
     """
 
     provider: ProviderKind
@@ -50,6 +55,7 @@ class SiteSpec(Wire):
     max_bandwidth: Rate | None = None
     bandwidth_hours: Annotated[list[BandwidthHoursIn], Field(max_length=16)] | None = None
     max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    image_clients: Annotated[list[Network], Field(min_length=1, max_length=64)] | None = None
 
 
 class FrozenOut(Shown):

@@ -24,7 +24,7 @@ from controlplane.store.tx import Tx
 EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
-_LIMITS = frozenset({"bandwidthHours", "maxBandwidth", "maxMoves"})
+_LIMITS = frozenset({"bandwidthHours", "imageClients", "maxBandwidth", "maxMoves"})
 _ACTIONS = {
     "verify": OperationKind.VERIFY_SITE,
     "survey": OperationKind.SURVEY,

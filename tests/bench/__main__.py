@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, copying, embedded, index, many, overhead, soak, warm
+from tests.bench import cancel, copying, embedded, index, many, overhead, restore, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
@@ -18,6 +18,7 @@ MEASURES = {
     "index": index.measure,
     "many": many.measure,
     "overhead": overhead.measure,
+    "restore": restore.measure,
     "soak": soak.measure,
     "warm": warm.measure,
 }

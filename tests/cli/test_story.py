@@ -72,6 +72,10 @@ def test_a_site_s_limits_are_set_each_by_itself(fedctl: Fedctl, sites: tuple[str
     assert "Mars" in fedctl(*limit, "--bandwidth-hours", "08:00-09:00 1MiB/s Mars/Base").err
     assert "mon-fri" in fedctl(*limit, "--bandwidth-hours", "funday 08:00-09:00 1MiB/s").err
     assert "no limit" in fedctl.ok(*limit, "--bandwidth-hours", "none").err
+    said = fedctl.ok(*limit, "--image-clients", "192.0.2.0/24, 198.51.100.7").err
+    assert "images for 192.0.2.0/24, 198.51.100.7 only" in said
+    assert fedctl(*limit, "--image-clients", "host.example").code == 2
+    assert "no limit" in fedctl.ok(*limit, "--image-clients", "none").err
     assert fedctl(*limit).code == 2
     assert "write a number" in fedctl(*limit, "--max-moves", "few").err
 

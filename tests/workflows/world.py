@@ -15,7 +15,16 @@ from uuid import UUID, uuid4
 from sqlalchemy import event
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
-from controlplane.domain.disk import GIB, KIB, MIB, Extent, ExtentKind, ImageSource, VolumeSpec
+from controlplane.domain.disk import (
+    GIB,
+    KIB,
+    MIB,
+    DiskFormat,
+    Extent,
+    ExtentKind,
+    ImageSource,
+    VolumeSpec,
+)
 from controlplane.domain.ids import (
     ArtefactId,
     InstanceId,
@@ -290,7 +299,7 @@ class World:
         assert served is not None
         assert not served.revoked
         reader = self.vault.open(PointId(UUID(served.point)), served.disk)
-        with closing(image_file(reader, source.format)) as image:
+        with closing(image_file(reader, DiskFormat(served.format))) as image:
             for offset in range(0, image.size, MIB):
                 yield image.read(offset, min(MIB, image.size - offset))
 

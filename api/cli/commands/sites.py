@@ -112,10 +112,10 @@ def show(
 @command(
     app,
     "limit",
-    "fedctl site limit par-pve --max-moves 4 --max-bandwidth 50MiB/s",
+    "fedctl site limit par-pve --max-moves 4 --max-bandwidth 50MiB/s --image-clients 192.0.2.0/24",
     "fedctl site limit par-pve --bandwidth-hours 'mon-fri 08:00-18:00 10MiB/s Europe/Paris'",
-    text="Bounds what passes between us and a site (what runs keeps to it within seconds), and how"
-    " many moves run there at once.",
+    text="Bounds what passes between us and a site (what runs keeps to it within seconds), how many"
+    " moves run there at once, and who may fetch images for it.",
 )
 def limit(
     ctx: typer.Context,
@@ -135,10 +135,20 @@ def limit(
         str | None,
         typer.Option("--max-moves", help="Such as 4; 0 lets none begin, none lifts it."),
     ] = None,
+    image_clients: Annotated[
+        str | None,
+        typer.Option(
+            "--image-clients",
+            help="Addresses and networks that its hosts fetch images from; none: from anywhere.",
+        ),
+    ] = None,
 ) -> None:
     with Session(ctx) as session:
-        if max_bandwidth is None and max_moves is None and bandwidth_hours is None:
-            raise Invalid("say what to limit: --max-bandwidth, --bandwidth-hours or --max-moves")
+        if {max_bandwidth, max_moves, image_clients} == {None} and bandwidth_hours is None:
+            raise Invalid(
+                "say what to limit: --max-bandwidth, --bandwidth-hours, --max-moves or"
+                " --image-clients"
+            )
         site = find(session, Kind.SITE, name)
         spec = dict(site.document["spec"])
         if max_bandwidth is not None:
@@ -148,6 +158,9 @@ def limit(
             spec["bandwidthHours"] = None if lifted else [_hours(each) for each in bandwidth_hours]
         if max_moves is not None:
             spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
+        if image_clients is not None:
+            listed = [each.strip() for each in image_clients.split(",")]
+            spec["imageClients"] = None if image_clients == "none" else listed
         spec = {k: v for k, v in spec.items() if v is not None}
         session.client.put(SITE, site.name, spec)
         session.say(f"{site.name}: {_limits(spec) or 'no limit'}.")
@@ -379,6 +392,8 @@ def _limits(spec: Doc) -> str:
     ]
     if "maxMoves" in spec:
         found.append(f"{spec['maxMoves']} moves at once")
+    if "imageClients" in spec:
+        found.append(f"images for {', '.join(spec['imageClients'])} only")
     return ", ".join(found)
 
 
