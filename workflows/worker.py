@@ -28,6 +28,7 @@ from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
@@ -93,6 +94,7 @@ class Hands:
     changes: ChangeActivities
     control: ControlActivities
     adoption: AdoptionActivities
+    straight: StraightActivities
 
     def activities(self) -> list[Any]:
         groups = [getattr(self, field.name) for field in fields(self)]

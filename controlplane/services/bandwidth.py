@@ -45,12 +45,16 @@ class Bandwidth:
         self._targets: dict[OperationId, SiteName] = {}
         self._limits: dict[str, tuple[float, float | None]] = {}
 
-    def owed(self, site: SiteName, operation: OperationId, length: int) -> float:
-        """Seconds to wait after `length` bytes between us and the site."""
-        limits = {
-            f"site {site}": self._limit(f"site {site}", lambda: self._of_site(site)),
-            f"{operation}": self._limit(f"{operation}", lambda: self._of_operation(operation)),
-        }
+    def owed(self, site: SiteName, operation: OperationId | None, length: int) -> float:
+        """Seconds to wait after `length` bytes between us and the site.
+
+        Without an operation only the site's limit counts: its own has met these bytes already.
+        """
+        limits = {f"site {site}": self._limit(f"site {site}", lambda: self._of_site(site))}
+        if operation is not None:
+            limits[f"{operation}"] = self._limit(
+                f"{operation}", lambda: self._of_operation(operation)
+            )
         with self._lock:
             now = self._clock()
             return max(
@@ -116,7 +120,7 @@ class Pace:
     """One copy's part of it, until `told` to stop: then nothing waits any more."""
 
     def __init__(
-        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId, told: Event
+        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId | None, told: Event
     ) -> None:
         self._bandwidth = bandwidth
         self._site = site

@@ -43,6 +43,7 @@ _DIRTY, _DEPTH = b"qemu:dirty-bitmap:", b"qemu:allocation-depth"
 _IS_ZERO, _IS_DIRTY = 2, 1
 _PIECE = 1 << 20
 _ZERO_SPAN = 1 << 30
+_JOINED = 1 << 14
 _IN_FLIGHT = 16
 _LONGEST_REPLY = 1 << 26
 _LONGEST_OPTION, _MOST_REPLIES = 1 << 20, 64
@@ -164,8 +165,9 @@ class NbdConnection:
     def write(self, offset: int, data: bytes) -> None:
         """Done when a later `flush` returned; a write that failed fails what follows it."""
         self._writable(offset, len(data))
+        whole = memoryview(data)
         for at in range(0, len(data), _PIECE):
-            part = data[at : at + _PIECE]
+            part = whole[at : at + _PIECE]
             self._owed[self._ask(_WRITE, offset + at, len(part), part)] = _Reply()
             self._settle(_IN_FLIGHT)
 
@@ -309,10 +311,14 @@ class NbdConnection:
 
     # -- transmission --------------------------------------------------------------------------
 
-    def _ask(self, kind: int, offset: int, length: int, data: bytes = b"") -> int:
+    def _ask(self, kind: int, offset: int, length: int, data: bytes | memoryview = b"") -> int:
         cookie = next(self._cookies)
         header = struct.pack(">IHHQQI", _REQUEST, 0, kind, cookie, offset, length)
-        self._send(header + data)
+        if len(data) < _JOINED:
+            self._send(header + bytes(data))
+        else:
+            self._send(header)
+            self._send(data)
         return cookie
 
     def _answered(self, cookie: int, what: str) -> _Reply:
@@ -421,7 +427,7 @@ class NbdConnection:
         if self.read_only:
             raise Denied(f"disk export at {self.where} is read-only: open it as an import")
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         try:
             self._stream.begin()
             self._stream.send(data)

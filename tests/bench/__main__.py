@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, embedded, many, overhead, soak, warm
+from tests.bench import cancel, direct, embedded, many, overhead, soak, warm
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
+    "direct": direct.measure,
     "embedded": embedded.measure,
     "many": many.measure,
     "overhead": overhead.measure,
