@@ -1,9 +1,9 @@
 """A disk streamed from its reader into a writer, with the digest of all that it holds.
 
-Two threads: one reads while the other hashes and writes, and whoever is ahead waits, so that there
-are never more than two strides of bytes under way. What is zero is written as zero: a new disk is
-not known to be empty. `Reached` says how far everything is written and durable: who goes on from
-there ends with the same digest.
+Three threads: while one reads, another hashes and the third writes, and whoever is ahead waits, so
+that there are never more than three strides of bytes under way. What is zero is written as zero: a
+new disk is not known to be empty. `Reached` says how far everything is written and durable: who
+goes on from there ends with the same digest.
 """
 
 import threading
@@ -27,7 +27,8 @@ from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.stride import Stride
 
 SPAN = 32 * MIB
-_WORKERS = 2
+_WORKERS = 3
+_MOST = 2 * MIB  # more falls out of the processor's caches between reading, hashing and writing
 _POLL, _HEED = 0.2, 0.05
 _DURABLE_EVERY = 10.0
 _GAP = 1024
@@ -144,7 +145,7 @@ class _Stream:
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._counting = threading.Lock()
         self._stop = threading.Event()
-        self._stride, self._zeroing = Stride(), Stride(most=GIB)
+        self._stride, self._zeroing = Stride(most=_MOST), Stride(most=GIB)
         self._tree = _Tree(since.spans, [bytes.fromhex(peak) for peak in since.peaks])
         self._ready: dict[int, tuple[_Range, bytes]] = {}
         self._read, self._written = since.read, since.written

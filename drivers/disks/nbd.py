@@ -2,9 +2,9 @@
 
 Fixed newstyle negotiation, TLS, structured replies; `base:allocation`, and what QEMU tells of
 changes: dirty bitmaps, and how deep in a chain of files something lies. Works on any connected
-stream socket. Requests are of at most 1 MiB, and several are sent before the first answer is
-awaited: a link's delay is paid once a call, and by writes not before they are flushed. Each answer
-must end within the socket's timeout after the one before it.
+stream socket. Requests are of at most 256 KiB, which stay in the caches of who answers, and many
+are sent before the first answer is awaited: a link's delay is paid once a call, and by writes not
+before they are flushed. Each answer must end within the socket's timeout after the one before it.
 """
 
 import errno
@@ -41,10 +41,10 @@ _FLAG_READ_ONLY, _FLAG_FLUSH, _FLAG_ZEROES = 2, 4, 64
 _CONTEXT = b"base:allocation"
 _DIRTY, _DEPTH = b"qemu:dirty-bitmap:", b"qemu:allocation-depth"
 _IS_ZERO, _IS_DIRTY = 2, 1
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _ZERO_SPAN = 1 << 30
 _JOINED = 1 << 14
-_IN_FLIGHT = 16
+_IN_FLIGHT, _ZEROS_IN_FLIGHT = 64, 16
 _LONGEST_REPLY = 1 << 26
 _LONGEST_OPTION, _MOST_REPLIES = 1 << 20, 64
 _MOST_EXTENTS = 1 << 20
@@ -180,7 +180,7 @@ class NbdConnection:
         for at in range(offset, offset + length, _ZERO_SPAN):
             count = min(_ZERO_SPAN, offset + length - at)
             self._owed[self._ask(_WRITE_ZEROES, at, count)] = _Reply()
-            self._settle(_IN_FLIGHT)
+            self._settle(_ZEROS_IN_FLIGHT)
 
     def flush(self) -> None:
         """Everything written is durable when this returns."""

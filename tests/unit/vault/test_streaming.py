@@ -12,7 +12,7 @@ from controlplane.domain.disk import KIB, MIB, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid, Unavailable
 from controlplane.vault import streaming
 from controlplane.vault.digest import digest
-from controlplane.vault.nouns import BATCH, CopyStopped
+from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.streaming import Reached, stream
 
 BLOCK = 64 * KIB
@@ -187,7 +187,7 @@ def test_a_stop_is_heeded_and_says_nothing_is_whole() -> None:
 
 
 def test_a_reader_waits_for_its_writer() -> None:
-    """Never more than two strides under way, however slow the target is."""
+    """Never more than a stride a thread under way, however slow the target is."""
     source, target = Source([(ExtentKind.DATA, 64 * MIB)]), Target(64 * MIB)
     go_on, asked = threading.Event(), 0
     write = target.write
@@ -200,7 +200,7 @@ def test_a_reader_waits_for_its_writer() -> None:
         nonlocal asked
         asked += 1
         if asked == 3:
-            assert source.read_bytes <= 2 * BATCH
+            assert source.read_bytes <= streaming._WORKERS * streaming._MOST
             go_on.set()
 
     target.write = stuck  # type: ignore[method-assign]
