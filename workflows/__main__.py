@@ -29,6 +29,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
@@ -97,6 +98,14 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
         control=ControlActivities(store, now, cutovers=settings.cutovers_at_once),
         adoption=AdoptionActivities(store, steps, connect, now),
         checks=CheckActivities(store, steps, parts.vault, now),
+        straight=StraightActivities(
+            store=store,
+            steps=steps,
+            connect=connect,
+            clock=now,
+            vault=parts.vault,
+            bandwidth=bandwidth,
+        ),
     )
 
 

@@ -29,6 +29,7 @@ from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
@@ -97,6 +98,7 @@ class Hands:
     control: ControlActivities
     adoption: AdoptionActivities
     checks: CheckActivities
+    straight: StraightActivities
 
     def activities(self) -> list[Any]:
         groups = [getattr(self, field.name) for field in fields(self)]

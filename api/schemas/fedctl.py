@@ -231,14 +231,14 @@ class CutoverIn(Wire):
 class MoveSpec(Wire):
     """An instance is to change its site. With `planOnly` only its plan is made.
 
-    `auto` is warm where that saves downtime.
+    `auto` is warm where that saves downtime. `direct` is cold, and keeps nothing in the vault.
     """
 
     instance_ref: Reference
     target: MoveTarget
     sku_ref: Reference | None = None
     network_map: Annotated[list[NetworkMapping], Field(max_length=16)] = Field(default_factory=list)
-    method: Literal["auto", "warm", "cold"] = "auto"
+    method: Literal["auto", "warm", "cold", "direct"] = "auto"
     cutover: CutoverIn | None = None
     max_downtime: Annotated[int, Field(ge=1, le=86400 * 7)] | None = None
     max_bandwidth: Rate | None = None

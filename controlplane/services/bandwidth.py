@@ -44,10 +44,17 @@ class Bandwidth:
         self._targets: dict[OperationId, SiteName] = {}
         self._limits: dict[str, tuple[float, float | None]] = {}
 
-    def owed(self, site: SiteName, operation: OperationId, length: int) -> float:
-        """Seconds to wait after `length` bytes between us and the site."""
+    def owed(
+        self, site: SiteName, operation: OperationId, length: int, *, again: bool = False
+    ) -> float:
+        """Seconds to wait after `length` bytes between us and the site.
+
+        `again`: at its other site these bytes have met the operation's own limit already.
+        """
         of_site = self._limit(f"site {site}", lambda: self._of_site(site))
-        own = self._limit(f"{operation}", lambda: self._of_operation(operation))
+        own = None
+        if not again:
+            own = self._limit(f"{operation}", lambda: self._of_operation(operation))
         with self._lock:
             now, waits = self._clock(), [0.0]
             if of_site:
@@ -118,16 +125,18 @@ class Pace:
     """One copy's part of it, until `told` to stop: then nothing waits any more."""
 
     def __init__(
-        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId, told: Event
-    ) -> None:
+        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId, told: Event,
+        *, again: bool = False,
+    ) -> None:  # fmt: skip
         self._bandwidth = bandwidth
         self._site = site
         self._operation = operation
         self._told = told
+        self._again = again
 
     def passed(self, length: int) -> None:
         """So many bytes went by: wait for their turn."""
-        owed = self._bandwidth.owed(self._site, self._operation, length)
+        owed = self._bandwidth.owed(self._site, self._operation, length, again=self._again)
         if owed > 0:
             self._told.wait(owed)
 

@@ -154,6 +154,13 @@ def test_the_narrower_limit_of_site_and_operation_holds(bandwidth):
     assert bandwidth.owed(B, TWO, MIB) == pytest.approx(5.75)
 
 
+def test_bytes_that_went_in_and_out_count_once_for_the_operation(bandwidth):
+    """At both sites, each with its own limit; what goes straight through is one copy."""
+    assert bandwidth.owed(B, TWO, MIB) == pytest.approx(0.75)
+    assert bandwidth.owed(A, TWO, 5 * MIB, again=True) == pytest.approx(0.25)
+    assert bandwidth.owed(B, TWO, MIB) == pytest.approx(1.75)
+
+
 def test_idleness_saves_up_a_quarter_of_a_second_and_no_more(bandwidth, clock):
     bandwidth.owed(A, ONE, 10 * MIB)
     clock.now += 3600

@@ -74,6 +74,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities, compare
 from workflows.activities.transfer import TransferActivities
@@ -254,6 +255,14 @@ class World:
             control=ControlActivities(store, now, cutovers=4),
             adoption=AdoptionActivities(store, steps, connect, now),
             checks=CheckActivities(store, steps, vault, now),
+            straight=StraightActivities(
+                store=store,
+                steps=steps,
+                connect=connect,
+                clock=now,
+                vault=vault,
+                bandwidth=Bandwidth(store),
+            ),
         )
         return cls(
             store=store,
