@@ -121,14 +121,10 @@ class Housekeeping:
             if self._check_every:
                 check_vault(tx, now, self._check_every, self._check_share, since=self._began)
         if sweep:
-            self._tidy_uploads()
+            self._tidy_store()
         collected = self._vault.collect(holding=HOLDING)
-        if collected.deleted or collected.unknown:
-            _log.info(
-                "the vault freed %d packs; %d objects are on no record",
-                collected.deleted,
-                len(collected.unknown),
-            )
+        if collected.deleted:
+            _log.info("the vault freed %d packs", collected.deleted)
         if collected.locked:
             _log.warning(
                 "%d packs are not needed any more and stay: %s",
@@ -136,7 +132,9 @@ class Housekeeping:
                 collected.why_locked,
             )
 
-    def _tidy_uploads(self) -> None:
+    def _tidy_store(self) -> None:
+        if unknown := self._vault.unknown_packs():
+            _log.warning("%d packs in the vault's store are on no record: they stay", len(unknown))
         try:
             if swept := self._vault.sweep(older=LEFT_UPLOADS):
                 _log.info("the vault's store was freed of %d uploads that never ended", swept)

@@ -38,14 +38,13 @@ class PointCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """One round of collection; `unknown` objects are in the store but not on record, and stay.
+    """One round of collection.
 
-    `locked` packs the store did not let us delete; `why_locked` is what it said of the last.
+    `locked` packs the store did not let us delete; `why_locked` is what it said of the last one.
     """
 
     condemned: int
     deleted: int
-    unknown: tuple[str, ...]
     locked: int = 0
     why_locked: str = ""
 

@@ -211,8 +211,8 @@ class Vault:
     def collect(self, *, holding: timedelta) -> Collected:
         """Condemn what nothing needs, delete what was condemned long enough ago.
 
-        That is `holding` ago, and no session of that time may still be open. Objects that are on
-        no record are reported and never touched. What the store locked is tried again next time.
+        That is `holding` ago, and no session of that time may still be open. What the store locked
+        is tried again next time. Packs that are on no record are never touched.
         """
         now = self._clock()
         condemned = self._records.condemn(now)
@@ -232,18 +232,21 @@ class Vault:
         if gone:
             with suppress(FedctlError):  # nobody waits for it, and the next round does it again
                 self._index.tidy_all({record.domain for record in self._records.points()})
-        known = {pack_name(pack) for pack in self._records.known_packs()}
-        # An upload that finished after this set was read is on record by now, so look again.
-        strange = [name for name in self._objects.names("packs") if name not in known]
-        if strange:
-            known = {pack_name(pack) for pack in self._records.known_packs()}
         return Collected(
             condemned=condemned,
             deleted=len(gone) - locked,
             locked=locked,
             why_locked=refused,
-            unknown=tuple(name for name in strange if name not in known),
         )
+
+    def unknown_packs(self) -> tuple[str, ...]:
+        """Names of packs that are in the store and on no record. Lists the whole store."""
+        known = {pack_name(pack) for pack in self._records.known_packs()}
+        # An upload that finished after this set was read is on record by now, so look again.
+        strange = [name for name in self._objects.names("packs") if name not in known]
+        if strange:
+            known = {pack_name(pack) for pack in self._records.known_packs()}
+        return tuple(name for name in strange if name not in known)
 
     def sweep(self, *, older: timedelta) -> int:
         """Remove what uploads that never ended left in the store; how many those were."""

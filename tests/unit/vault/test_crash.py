@@ -345,7 +345,7 @@ def restart(moment: Moment, store: Store, folder: Path) -> None:
         for _ in range(2):
             fresh.collect(holding=NOW)
         fresh.tidy_index(DOMAIN)
-        assert fresh.collect(holding=NOW).unknown == ()
+        assert fresh.unknown_packs() == ()
         for instance in {instance for instance, _ in known.begun.values()}:
             point, data = new_point(), some_disk(1, "TR")
             take_again(system, point, instance, data)
