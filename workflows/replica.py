@@ -19,7 +19,7 @@ _NAMED = 5
 class Replica:
     """Runs beside a worker, apart from all other rounds.
 
-    Each `every` it looks whether there are other points than before, or something was left to do;
+    Each `every` it looks whether there are other points than before, or the last round broke off;
     the two stores are listed then, and in any case when the last time is `anyway` ago.
     """
 
@@ -53,8 +53,7 @@ class Replica:
         if done is None or stopped():
             return
         self._tell(done)
-        if not (done.behind or done.troubles):
-            self._done = now, points
+        self._done = now, points
         lag = Lag(
             at=self._clock(), points=done.behind, oldest=done.oldest, troubles=len(done.troubles)
         )

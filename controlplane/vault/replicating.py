@@ -206,8 +206,14 @@ class Replicating:
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:
             for pack in {damage.pack for damage in self.records.damaged(domain)}:
-                if not self.stopped() and self.mending.pack(domain, pack) is not None:
+                if self.stopped():
+                    return
+                if self.mending.pack(domain, pack) is not None:
                     self.tally.mended.append(pack_name(pack))
+                else:
+                    self.tally.troubles.append(
+                        f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
+                    )
 
     def _put_back(self, name: str) -> None:
         try:

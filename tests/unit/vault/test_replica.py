@@ -377,6 +377,7 @@ def test_a_copy_that_is_spoilt_too_is_not_used_and_nothing_is_deleted(world, vau
     with pytest.raises(Integrity, match="offset"):
         read_all(fresh(world, replica), point)
     assert (pack.read_bytes(), there.read_bytes()) == spoilt
+    assert "no sound copy" in fresh(world, replica).replicate().troubles[0]
     there.unlink()
     with pytest.raises(Integrity, match="offset"):
         read_all(fresh(world, replica), point)
