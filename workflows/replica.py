@@ -68,6 +68,8 @@ class Replica:
                 done.bytes,
                 done.removed,
             )
+        if done.kept:
+            _log.info("the vault's replica keeps %d deleted objects: %s", done.kept, done.why_kept)
         if done.mended:
             _log.warning("%d objects of the vault were mended from the replica", len(done.mended))
         for trouble in done.troubles[:_NAMED]:
