@@ -65,6 +65,7 @@ lock: .venv/dev ## new versions of everything
 	$(UV) pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/dev: .venv/run requirements-dev.lock
+.venv/dev: .venv/run requirements-dev.lock requirements-s3.lock
 	$(UV) pip install -q --compile-bytecode --require-hashes -r requirements-dev.lock
+	-$(BIN)/python -m tests.unit.vault.s3server # without it the tests that need an S3 server are skipped
 	touch $@

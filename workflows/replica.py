@@ -17,16 +17,22 @@ _NAMED = 5
 
 
 class Replica:
-    """Runs beside a worker, apart from all other rounds. `every` is the time between two."""
+    """Runs beside a worker, apart from all other rounds.
+
+    Each `every` it looks whether there are other points than before, or the last round broke off;
+    the two stores are listed then, and in any case when the last time is `anyway` ago.
+    """
 
     def __init__(
         self, store: Store, vault: Vault, clock: Callable[[], datetime], *,
-        every: timedelta = timedelta(minutes=1),
+        every: timedelta = timedelta(minutes=1), anyway: timedelta = timedelta(minutes=10),
     ) -> None:  # fmt: skip
         self._store = store
         self._vault = vault
         self._clock = clock
         self._every = every
+        self._anyway = anyway
+        self._done: tuple[datetime, object] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, which also ends a round between two objects."""
@@ -34,6 +40,11 @@ class Replica:
 
     def look(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """One round; what fails is a warning, and is tried again in the next one."""
+        now = self._clock()
+        points = self._vault.committed()
+        if self._done and self._done[1] == points and now - self._done[0] < self._anyway:
+            return
+        self._done = None
         try:
             done = self._vault.replicate(stopped)
         except FedctlError as error:
@@ -42,6 +53,7 @@ class Replica:
         if done is None or stopped():
             return
         self._tell(done)
+        self._done = now, points
         lag = Lag(
             at=self._clock(), points=done.behind, oldest=done.oldest, troubles=len(done.troubles)
         )
@@ -56,6 +68,8 @@ class Replica:
                 done.bytes,
                 done.removed,
             )
+        if done.kept:
+            _log.info("the vault's replica keeps %d deleted objects: %s", done.kept, done.why_kept)
         if done.mended:
             _log.warning("%d objects of the vault were mended from the replica", len(done.mended))
         for trouble in done.troubles[:_NAMED]:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from controlplane.domain.errors import Denied, Invalid
 from controlplane.settings import Settings
-from controlplane.vault.local import LocalObjects
+from controlplane.vault.local import FoundObjects, LocalObjects
 from controlplane.vault.paced import PacedObjects
 from controlplane.vault.ports import ObjectStore
 from controlplane.vault.s3 import S3Key, S3Objects, S3Place
@@ -36,11 +36,12 @@ def open_store(settings: Settings) -> ObjectStore:
         authority=settings.vault_authority,
         timeout=settings.vault_timeout,
         bandwidth=settings.vault_bandwidth,
+        folder=LocalObjects,
     )
 
 
 def open_replica(settings: Settings) -> ObjectStore | None:
-    """The store that a copy of the vault is kept in; None without one."""
+    """The store that a copy of the vault is kept in; None without one. A folder is not made."""
     if settings.vault_replica is None:
         return None
     if settings.vault_replica.rstrip("/") == settings.vault.rstrip("/") and (
@@ -66,6 +67,7 @@ def open_replica(settings: Settings) -> ObjectStore | None:
         authority=settings.vault_replica_authority,
         timeout=settings.vault_timeout,
         bandwidth=settings.vault_replica_bandwidth,
+        folder=FoundObjects,
     )
 
 
@@ -80,6 +82,7 @@ def index_folder(settings: Settings) -> Path:
 def _opened(
     name: str, where: str, *, endpoint: str | None, region: str, key: Callable[[], S3Key],
     plain_http: bool, authority: Path | None, timeout: float, bandwidth: float | None,
+    folder: Callable[[Path], ObjectStore],
 ) -> ObjectStore:  # fmt: skip
     store: ObjectStore
     if _is_bucket(where):
@@ -105,7 +108,7 @@ def _opened(
             )
         )
     else:
-        store = LocalObjects(_folder(where, name))
+        store = folder(_folder(where, name))
     return PacedObjects(store, bandwidth) if bandwidth else store
 
 

@@ -118,6 +118,10 @@ class StoredVault:
         with self._store.read() as tx:
             return tx.vault.points()
 
+    def committed(self) -> tuple[int, datetime | None]:
+        with self._store.read() as tx:
+            return tx.vault.committed()
+
     def forget(self, point: PointId) -> None:
         with self._store.begin() as tx:
             tx.vault.forget(point)

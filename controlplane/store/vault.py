@@ -218,6 +218,15 @@ class Vault:
         )
         return tuple(to_point(row) for row in rows)
 
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        count, last = self._work.execute(
+            select(func.count(), func.max(PointRow.committed_at)).where(
+                PointRow.forgotten == false()
+            )
+        ).one()
+        return count, last
+
     def forget(self, point: PointId) -> None:
         row = self._work.get(PointRow, point)
         if row is not None:

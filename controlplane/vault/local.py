@@ -95,6 +95,31 @@ class LocalObjects:
         return self._root / checked(name)
 
 
+class FoundObjects(LocalObjects):
+    """A folder that has to be there: where a disk is not mounted, none is made in its place."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def upload(self, name: str) -> "LocalUpload":
+        self._reach()
+        with _named(name):
+            (self._root / _COMING).mkdir(mode=0o700, exist_ok=True)
+        return super().upload(name)
+
+    def sweep(self, before: datetime) -> int:
+        self._reach()
+        return super().sweep(before) if (self._root / _COMING).exists() else 0
+
+    def _path(self, name: str) -> Path:
+        self._reach()
+        return super()._path(name)
+
+    def _reach(self) -> None:
+        if not self._root.is_dir():
+            raise Unavailable(f"the folder {self._root} is not there: mount its disk, or make it")
+
+
 class LocalUpload:
     """A temporary file that becomes the object by one atomic step."""
 

@@ -191,6 +191,10 @@ class MemoryRecords:
         with self._lock:
             return tuple(record for record, _ in self._points.values())
 
+    def committed(self) -> tuple[int, datetime | None]:
+        points = self.points()
+        return len(points), max((record.committed_at for record in points), default=None)
+
     def forget(self, point: PointId) -> None:
         with self._lock:
             self._points.pop(point, None)

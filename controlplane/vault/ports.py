@@ -165,6 +165,10 @@ class VaultRecords(Protocol):
         """Every retained point."""
         ...
 
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        ...
+
     def forget(self, point: PointId) -> None:
         """Its packs are no longer held by it; idempotent. Its sequence stays used."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from controlplane.domain.errors import Integrity, NotFound
+from controlplane.domain.errors import Denied, Integrity, NotFound
 from controlplane.domain.ids import PointId
 from controlplane.domain.vault import PackState, PointRecord
 from controlplane.vault.blobs import Blobs
@@ -31,6 +31,8 @@ class _Tally:
     copied: int = 0
     bytes: int = 0
     removed: int = 0
+    kept: int = 0
+    why_kept: str = ""
     mended: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
@@ -76,6 +78,8 @@ class Replicating:
             copied=tally.copied,
             bytes=tally.bytes,
             removed=tally.removed,
+            kept=tally.kept,
+            why_kept=tally.why_kept,
             mended=tuple(tally.mended),
             troubles=tuple(tally.troubles),
             behind=len(behind),
@@ -99,8 +103,13 @@ class Replicating:
                 self.tally.troubles.append(str(e))
                 continue
             under = [name] if name.startswith(f"{_PACKS}/") else list(self.replica.names(name))
-            for each in under:
-                self.replica.delete(each)
+            try:
+                for each in under:
+                    self.replica.delete(each)
+            except Denied as e:
+                self.tally.kept += 1
+                self.tally.why_kept = str(e)
+                continue
             self.tally.removed += len(under)
             self.departed.drop(name)
 
@@ -214,8 +223,14 @@ class Replicating:
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:
             for pack in {damage.pack for damage in self.records.damaged(domain)}:
-                if not self.stopped() and self.mending.pack(domain, pack) is not None:
+                if self.stopped():
+                    return
+                if self.mending.pack(domain, pack) is not None:
                     self.tally.mended.append(pack_name(pack))
+                else:
+                    self.tally.troubles.append(
+                        f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
+                    )
 
     def _put_back(self, name: str) -> None:
         try:

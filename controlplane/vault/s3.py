@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from queue import Full, Queue
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, UnauthenticatedError
 from obstore.store import S3Store
 
 from controlplane.domain.disk import MIB
-from controlplane.domain.errors import Conflict, FedctlError, NotFound, Unavailable
+from controlplane.domain.errors import Conflict, FedctlError, NotFound, Unavailable, Unsupported
 from controlplane.vault.names import checked
 from controlplane.vault.s3errors import repeated, status, told
 from controlplane.vault.s3uploads import Leftovers
@@ -68,7 +68,8 @@ class S3Place:
 class S3Objects:
     """Objects under a bucket's prefix; many threads may share it.
 
-    An object that fits one request is created on the condition that its name is free. A longer one
+    An object that fits one request is created on the condition that its name is free, and the first
+    one twice: Unsupported where the second time succeeds. A longer one
     is a multipart upload, which no request makes conditional here: its name is looked up just
     before the end. So of two long uploads of one name that end in the same moment both succeed and
     one stays; what is long are packs, whose names are 256 random bits.
@@ -77,6 +78,7 @@ class S3Objects:
     def __init__(self, place: S3Place) -> None:
         self._place = place
         self._store = _opened(place)
+        self._proven = False
 
     def upload(self, name: str) -> "S3Upload":
         return S3Upload(self, checked(name))
@@ -179,6 +181,8 @@ class S3Objects:
         try:
             yield
         except (BaseError, FileNotFoundError, ValueError) as e:
+            if isinstance(e, UnauthenticatedError):
+                self._place.key()  # where the key is missing, that is the news
             raise told(e, self.named(name), self._place.bucket) from e
 
     def _pages(self, folder: str, after: str | None) -> Iterator[list[str]]:
@@ -206,6 +210,23 @@ class S3Objects:
                 # Somebody else was about to create or delete it in the same moment.
                 raise Unavailable(f"{self.named(name)}: {e}, and then it was not") from e
             raise
+        if not self._proven:
+            self._prove(name, data)
+
+    def _prove(self, name: str, data: bytes) -> None:
+        """What was just created is refused a second time, or the store knows no conditions."""
+        try:
+            with self.told(name):
+                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+        except Conflict:
+            self._proven = True
+        except FedctlError:
+            return  # the next one that is created proves it
+        else:
+            raise Unsupported(
+                f"{self._place} ignores If-None-Match and lets a name be taken twice: two control"
+                " planes could not be told apart there; use another store (docs/stores.md)"
+            )
 
 
 class S3Upload:

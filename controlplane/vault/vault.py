@@ -197,6 +197,10 @@ class Vault:
         """Whether the point is retained."""
         return self._records.point(point) is not None
 
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        return self._records.committed()
+
     def forget(self, point: PointId) -> None:
         """The point is no longer retained; `collect` frees what nothing else needs."""
         self._records.forget(point)

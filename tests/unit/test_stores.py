@@ -5,7 +5,7 @@ import pytest
 from controlplane.domain.errors import Denied, Invalid
 from controlplane.services.stores import index_folder, open_replica, open_store
 from controlplane.settings import Settings
-from controlplane.vault.local import LocalObjects
+from controlplane.vault.local import FoundObjects, LocalObjects
 from controlplane.vault.paced import PacedObjects
 from controlplane.vault.s3 import S3Objects
 
@@ -88,6 +88,7 @@ def test_a_replica_has_a_place_and_credentials_of_its_own(tmp_path):
     assert place(replica).key().id == "OTHER"
     assert str(place(replica)) == "bucket elsewhere at https://s3.eu-west-3.amazonaws.com"
     folder = open_replica(Settings(**BUCKET, vault_replica=str(tmp_path / "copy")))
-    assert isinstance(folder, LocalObjects)
+    assert isinstance(folder, FoundObjects)
+    assert not (tmp_path / "copy").exists()
     with pytest.raises(Invalid, match="another store"):
         open_replica(Settings(vault=tmp_path, vault_replica=f"{tmp_path}/"))

@@ -19,8 +19,10 @@ from workflows.replica import Replica
 
 class Sometimes(LocalObjects):
     away = False
+    listed = 0
 
     def names(self, folder):
+        self.listed += 1
         if self.away:
             raise Unavailable("the replica is away")
         return super().names(folder)
@@ -68,6 +70,29 @@ async def test_the_lag_is_told_and_a_replica_that_is_away_is_a_warning(
         assert (last.points, last.at) == (0, moment[0])
         names = set(copy.names("points"))
         assert {name.split("/")[1] for name in names} == {record.point.hex for record in points}
+
+
+async def test_stores_are_listed_when_there_is_another_point_or_some_time_went_by(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    copy = Sometimes(tmp_path / "replica")
+    moment = [now()]
+    with vault_with(world, copy) as vault:
+        rounds = Replica(world.store, vault, lambda: moment[0])
+
+        def looked(later: timedelta) -> bool:
+            before = copy.listed
+            moment[0] += later
+            rounds.look()
+            return copy.listed > before
+
+        assert looked(timedelta())
+        assert not looked(timedelta(minutes=9))
+        assert looked(timedelta(minutes=1))
+        world.running_instance(content(1))
+        assert (await run(client, world, world.ask_move())).state is OperationState.SUCCEEDED
+        assert looked(timedelta())
+        assert not looked(timedelta(minutes=1))
 
 
 async def test_a_round_that_was_stopped_tells_nothing(world: World, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every implementation of the vault's records keeps; subclasses give the `records` fixture."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -193,6 +194,17 @@ class RecordsContract:
         assert records.condemn(AT) == 0
         with pytest.raises(Conflict):
             records.verified(name)
+
+    def test_how_many_points_there_are_and_since_when_is_told(self, records):
+        assert records.committed() == (0, None)
+        one = self.verified(records, self.begin(records, 1), 1)
+        records.commit(record(1, 1), packs={one}, attempt=1)
+        other = self.verified(records, self.begin(records, 2), 2)
+        later = replace(record(2, 2), committed_at=record(1, 1).committed_at + timedelta(hours=1))
+        records.commit(later, packs={other}, attempt=1)
+        assert records.committed() == (2, later.committed_at)
+        records.forget(point(2))
+        assert records.committed() == (1, record(1, 1).committed_at)
 
     def test_deleting_waits_for_time_and_for_earlier_sessions(self, records):
         name = self.verified(records, self.begin(records, 1), 1)

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.vault.local import LocalObjects
+from controlplane.domain.errors import Unavailable
+from controlplane.vault.local import FoundObjects, LocalObjects
 from tests.unit.vault.objects_contract import ObjectsContract
 
 
@@ -19,3 +20,29 @@ class TestLocalObjects(ObjectsContract):
         assert objects.sweep(now - timedelta(hours=1)) == 0
         assert objects.sweep(now + timedelta(hours=1)) == 1
         left.abort()
+
+
+class TestFoundObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, tmp_path):
+        return FoundObjects(tmp_path)
+
+    def test_a_folder_that_is_not_there_is_away_and_is_not_made(self, tmp_path):
+        root = tmp_path / "mount" / "copy"
+        objects = FoundObjects(root)
+        for ask in (
+            lambda: objects.put("heads/a", b"x"),
+            lambda: objects.upload("heads/a"),
+            lambda: objects.get("heads/a"),
+            lambda: objects.size("heads/a"),
+            lambda: objects.delete("heads/a"),
+            lambda: list(objects.names("heads")),
+            lambda: objects.sweep(datetime.now(UTC)),
+        ):
+            with pytest.raises(Unavailable, match="mount its disk"):
+                ask()
+        assert not root.parent.exists()
+        root.mkdir(parents=True)
+        assert objects.sweep(datetime.now(UTC)) == 0
+        objects.put("heads/a", b"x")
+        assert objects.get("heads/a") == b"x"

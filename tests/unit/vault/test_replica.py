@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.domain.errors import Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Denied, Integrity, NotFound, Unavailable
 from controlplane.domain.vault import Damage
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
@@ -252,6 +252,28 @@ def test_a_copy_that_is_away_disturbs_no_collection_and_follows_later(world, vau
     assert vault.replicate().removed == 0
 
 
+def test_a_copy_that_lets_nothing_be_deleted_goes_on_taking_what_is_new(world, vault, replica):
+    class Kept(LocalObjects):
+        def delete(self, name):
+            raise Denied("no key of yours deletes here")
+
+    point, _ = world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    vault.forget(point)
+    vault.collect(holding=HOUR)
+    world.clock.pass_by(HOUR)
+    vault.collect(holding=HOUR)
+    world.take(vault, some_disk(2, "RR"))
+    appending = world.vault(replica=Kept(replica._root), signers=SIGNERS)
+    for _ in range(2):
+        done = appending.replicate()
+        assert (done.kept, done.removed, done.behind) == (2, 0, 0)
+        assert (done.why_kept, done.troubles) == ("no key of yours deletes here", ())
+    assert len(list(replica.names("packs"))) == 2
+    assert vault.replicate().removed == 2
+    assert len(list(replica.names("packs"))) == 1
+
+
 def test_a_deletion_that_we_did_not_record_is_not_followed(world, vault, replica):
     point, _ = world.take(vault, some_disk(1, "RR"))
     other, _ = world.take(vault, some_disk(2, "RR"))
@@ -377,6 +399,7 @@ def test_a_copy_that_is_spoilt_too_is_not_used_and_nothing_is_deleted(world, vau
     with pytest.raises(Integrity, match="offset"):
         read_all(fresh(world, replica), point)
     assert (pack.read_bytes(), there.read_bytes()) == spoilt
+    assert "no sound copy" in fresh(world, replica).replicate().troubles[0]
     there.unlink()
     with pytest.raises(Integrity, match="offset"):
         read_all(fresh(world, replica), point)

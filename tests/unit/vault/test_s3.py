@@ -200,9 +200,38 @@ def test_every_upload_carries_its_checksum(way, behind):
     behind.put("heads/a", b"a head")
     sent(behind, "packs/a", bytes(MANY_PARTS))
     bodies = [asked for asked in way.asked if asked.method == "PUT"]
-    assert len(bodies) == 4
+    assert len(bodies) == 5
     assert all(asked.checksum_is_right for asked in bodies)
-    assert [a.headers.get("if-none-match") for a in bodies] == ["*", None, None, None]
+    assert [a.headers.get("if-none-match") for a in bodies] == ["*", "*", None, None, None]
+
+
+def test_a_store_that_ignores_conditions_is_refused_at_the_first_object(way, behind):
+    way.fault = lambda asked: asked.headers.pop("if-none-match", None) and None
+    with pytest.raises(Unsupported, match="ignores If-None-Match"):
+        behind.put("incarnations/000002", b"x")
+
+
+def test_conditions_are_proven_once(way, behind):
+    for number in range(5):
+        behind.put(f"heads/{number}", b"x")
+    assert sum(asked.method == "PUT" for asked in way.asked) == 6
+
+
+def test_credentials_that_cannot_be_read_are_named(way, bucket):
+    def key() -> S3Key:
+        raise Denied("/etc/fedctl/vault-credentials cannot be read")
+
+    objects = S3Objects(place(way.url, bucket, key=key))
+    upload = objects.upload("packs/a")
+    for ask in (
+        lambda: objects.put("heads/a", b"x"),
+        lambda: objects.get("heads/a"),
+        lambda: list(objects.names("heads")),
+        lambda: (upload.write(bytes(MANY_PARTS)), upload.finish()),
+    ):
+        with pytest.raises(Denied, match="vault-credentials cannot be read"):
+            ask()
+    upload.abort()
 
 
 def test_plain_http_has_to_be_allowed(server, bucket):
