@@ -455,7 +455,7 @@ def test_after_a_crash_of_two_writers_and_a_collector(tmp_path, store, counted, 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(3))
 def test_after_any_crash_of_a_long_run(tmp_path, store, counted, monkeypatch, seed):
     """Every moment, each with a dozen losses: minutes."""
