@@ -162,25 +162,19 @@ class Committing:
     def _look_for(
         self, packs: Collection[bytes], point: PointId, domain: str, disks: tuple[DiskCopied, ...]
     ) -> None:
-        """A pack that went missing since it was verified is not taken for stored."""
+        """A pack that was lost or cut since it was verified is not taken for stored."""
         if len(packs) > _LISTED:
             here = frozenset(self.objects.names("packs"))
             gone = [pack for pack in packs if pack_name(pack) not in here]
         else:
-            gone = [pack for pack in packs if not self._there(pack_name(pack))]
+            gone = [pack for pack in packs if not self.packs.stands(pack)]
         if gone:
             places = self._remember({Damage(domain=domain, pack=pack) for pack in gone}, disks)
             raise Integrity(
-                f"recovery point {point}: {places} refers to {len(gone)} packs that the store does"
-                " not have any more; copy the disk again, and look where they went: earlier points"
+                f"recovery point {point}: {places} refers to {len(gone)} packs that the store has"
+                " lost or cut; copy the disk again, and look where they went: earlier points"
                 " need them too"
             )
-
-    def _there(self, name: str) -> bool:
-        try:
-            return self.objects.size(name) > 0
-        except NotFound:
-            return False
 
     def _remember(self, damages: set[Damage], disks: tuple[DiskCopied, ...]) -> str:
         """Out of the index at once; the first damaged place of each disk."""
@@ -243,7 +237,9 @@ class Committing:
     def _publish_left_out(self, last: PointRecord) -> None:
         """A crash came between its transaction and its head: a gap would look like a hidden one."""
         head = read_head(last.head, self.signer, what=f"recovery point {last.point}")
-        if not self._there(head_name(head)):
+        try:
+            self.objects.size(head_name(head))
+        except NotFound:
             self._publish(last)
 
     def _tree(self, copied: DiskCopied) -> Tree:

@@ -146,6 +146,7 @@ class Pack:
     """An opened pack: its table, and the means to open blobs."""
 
     id: bytes
+    size: int
     blobs: tuple[Blob, ...]
     cipher: BlobCipher
     id_key: bytes
@@ -197,6 +198,16 @@ class Packs:
     def drop(self, pack: bytes) -> None:
         with self._lock:
             self._opened.pop(pack, None)
+
+    def stands(self, pack: bytes) -> bool:
+        """Whether it is in the store, and as long as when its table was read, if that is kept."""
+        try:
+            size = self._objects.size(pack_name(pack))
+        except NotFound:
+            return False
+        with self._lock:
+            known = self._opened.get(pack)
+        return size == known.size if known else size > 0
 
     def read(self, pack: Pack, offset: int, length: int) -> bytes:
         """Stored bytes; shorter than asked when the object was cut off; Integrity when gone."""
@@ -271,4 +282,4 @@ class Packs:
             offset += stored
         if offset != start:
             raise Unsealable
-        return Pack(id=pack, blobs=tuple(blobs), cipher=cipher, id_key=keys.id_key)
+        return Pack(id=pack, size=size, blobs=tuple(blobs), cipher=cipher, id_key=keys.id_key)

@@ -36,6 +36,9 @@ class Read(Protocol):
 Entries = Sequence[tuple[bytes, int]]
 """(id, position) of the chunks of one pack."""
 
+Alive = Callable[[Collection[bytes]], Collection[bytes]]
+"""Which of some packs are on record still."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -106,15 +109,13 @@ class Published:
         self._objects.put(name, _LENGTH.pack(len(head)) + head + seal_object(keys, name, body))
         self._heads[name] = Head(packs=tuple(packs), entries=len(entries), start=start)
 
-    def merge_where_many(
-        self, domain: str, alive: Callable[[Collection[bytes]], Collection[bytes]]
-    ) -> None:
+    def merge_where_many(self, domain: str, alive: Alive) -> None:
         """Put a few in the place of many small ones."""
         small = {n: h for n, h in self.heads(domain).items() if h.entries < _SMALL}
         if len(small) >= _MANY:
             self._replace(domain, small, alive)
 
-    def tidy(self, domain: str, alive: Callable[[Collection[bytes]], Collection[bytes]]) -> None:
+    def tidy(self, domain: str, alive: Alive) -> None:
         """Remove what speaks of packs that are gone, and write anew what mostly does."""
         heads = self.heads(domain)
         here = alive({pack for head in heads.values() for pack in head.packs})
@@ -128,7 +129,7 @@ class Published:
 
     def _replace(
         self, domain: str, old: Mapping[str, Head],
-        alive: Callable[[Collection[bytes]], Collection[bytes]],
+        alive: Alive,
     ) -> None:  # fmt: skip
         """Old ones go when what replaces them is there; whoever reads them then looks elsewhere."""
         names: list[str] = []
@@ -146,7 +147,7 @@ class Published:
 
     def _put_in_place(
         self, domain: str, names: Sequence[str], packs: Mapping[bytes, Entries],
-        alive: Callable[[Collection[bytes]], Collection[bytes]],
+        alive: Alive,
     ) -> None:  # fmt: skip
         here = alive(packs)
         kept = {pack: found for pack, found in packs.items() if pack in here}

@@ -433,8 +433,9 @@ class Unsynced:
         os.fstat(handle)
 
 
+@pytest.mark.timeout(600)
 def test_after_any_crash_every_complete_point_is_whole(tmp_path, store, counted, monkeypatch):
-    """Every moment of a short run: some eighty restarts take about fifteen seconds."""
+    """Every moment of a short run: some eighty restarts take ten seconds of computing."""
     run = Recorded(tmp_path / "run", store, monkeypatch)
     short_run(run)
     run.system.close()
@@ -442,6 +443,7 @@ def test_after_any_crash_every_complete_point_is_whole(tmp_path, store, counted,
     assert counted.twice == []
 
 
+@pytest.mark.timeout(600)
 def test_after_a_crash_of_two_writers_and_a_collector(tmp_path, store, counted, monkeypatch):
     """Some moments of a longer run: a few seconds."""
     run = Recorded(tmp_path / "run", store, monkeypatch)
@@ -453,7 +455,7 @@ def test_after_a_crash_of_two_writers_and_a_collector(tmp_path, store, counted, 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(3))
 def test_after_any_crash_of_a_long_run(tmp_path, store, counted, monkeypatch, seed):
     """Every moment, each with a dozen losses: minutes."""

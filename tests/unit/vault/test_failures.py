@@ -1,6 +1,7 @@
 """A store that fails in any of its ways: a clear error, nothing complete that is not, and on again."""
 
 import contextlib
+import os
 import resource
 import shutil
 import threading
@@ -187,13 +188,16 @@ def test_a_disk_that_takes_no_more_bytes_is_exhausted(world, room):
     assert read_all(world.vault(), point) == SECOND
 
 
-@pytest.mark.parametrize("harm", ["lost", "cut"])
+@pytest.mark.parametrize("harm", ["lost", "cut", "empty"])
 @pytest.mark.parametrize("way", ["whole", "increment"])
 def test_packs_that_are_harmed_while_a_process_runs_do_not_make_a_point(world, vault, harm, way):
     """The process still has their tables in memory; each attempt may meet another lack."""
     base, _ = world.take(vault, FIRST)
     for file in world.files("packs"):
-        file.unlink() if harm == "lost" else file.write_bytes(b"")
+        if harm == "lost":
+            file.unlink()
+        else:
+            os.truncate(file, 0 if harm == "empty" else file.stat().st_size // 2)
     point = new_point()
 
     def attempt() -> None:
