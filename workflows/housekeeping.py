@@ -20,12 +20,14 @@ from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from controlplane.vault.vault import Vault
+from workflows.retaining import forget_by_retention
 from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
 
 CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
 HOLDING = timedelta(hours=1)
+RETAIN_EVERY = timedelta(minutes=5)
 _FIRST_CHECK = timedelta(hours=1)
 EVENTS_KEPT = 200_000  # so far back may a listener go on where it was
 _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
@@ -95,7 +97,7 @@ class Housekeeping:
         self._look_every = look_every
         self._check_every = check_every
         self._check_share = check_share
-        self._began = self._swept = clock()
+        self._began = self._swept = self._retained = clock()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what fails is tried again in the next round."""
@@ -118,6 +120,9 @@ class Housekeeping:
                 self._swept = now
             if self._check_every:
                 check_vault(tx, now, self._check_every, self._check_share, since=self._began)
+        if now - self._retained >= RETAIN_EVERY:
+            self._retained = now
+            self._forget()
         collected = self._vault.collect(holding=HOLDING)
         if collected.deleted or collected.unknown:
             _log.info(
@@ -125,3 +130,8 @@ class Housekeeping:
                 collected.deleted,
                 len(collected.unknown),
             )
+
+    def _forget(self) -> None:
+        forgotten = forget_by_retention(self._store, self._vault, CALLER, self._clock)
+        if forgotten:
+            _log.info("retention forgot %d recovery points", forgotten)
