@@ -71,6 +71,7 @@ class Committing:
         root = root_hash(keys.id_key, body)
         self._put_root(domain, root_name(point, root), body)
         last = self.records.last(tenant, instance)
+        now = self.clock()
         head = Head(
             tenant=tenant,
             instance=instance,
@@ -80,6 +81,7 @@ class Committing:
             key_ids=(keys.data_key_id,),
             mark=mark_text(mark),
             root=root,
+            at=now,
         )
         record = PointRecord(
             point=point,
@@ -90,7 +92,7 @@ class Committing:
             head=sign_head(head, self.signer),
             root=root,
             disks=copied,
-            committed_at=self.clock(),
+            committed_at=now,
         )
         self.records.commit(record, packs=needed, attempt=attempt)
         self.index.publish(domain, fresh)
