@@ -209,7 +209,10 @@ class Hands:
             K.CHECK_VAULT: {
                 "damaged": bool(self.damaged),
                 "findings": [
-                    {n: str(getattr(f, n)) for n in ("id", "severity", "subject", "evidence")}
+                    {
+                        n: str(getattr(f, n))
+                        for n in ("id", "severity", "subject", "evidence", "remedy")
+                    }
                     for f in self.damaged
                 ],
                 "packs": 3,
