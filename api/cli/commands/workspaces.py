@@ -90,6 +90,11 @@ def retention(
             if kept
             else f"{found.name}: recovery points go with the old copies of their move."
         )
+        if policy == "none":
+            session.say(
+                "  note    those that were kept so far stay until they are deleted"
+                " (fedctl recovery-points delete) or the instance's moves finalized"
+            )
 
 
 @command(
