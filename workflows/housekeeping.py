@@ -20,6 +20,7 @@ from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from controlplane.vault.vault import Vault
+from workflows.retaining import forget_by_retention
 from workflows.rounds import rounds
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 CALLER = Caller(subject="fedctl", tenant=TenantName("@system"), request="housekeeping")
 HOLDING = timedelta(hours=1)
 LEFT_UPLOADS = timedelta(days=1)  # no upload goes on for so long
+RETAIN_EVERY = timedelta(minutes=5)
 _FIRST_CHECK = timedelta(hours=1)
 EVENTS_KEPT = 200_000  # so far back may a listener go on where it was
 _KEY = facts(Kind.SITE).key(ALL_SITES, None, None)
@@ -96,7 +98,7 @@ class Housekeeping:
         self._look_every = look_every
         self._check_every = check_every
         self._check_share = check_share
-        self._began = self._swept = clock()
+        self._began = self._swept = self._retained = clock()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what fails is tried again in the next round."""
@@ -122,6 +124,9 @@ class Housekeeping:
                 check_vault(tx, now, self._check_every, self._check_share, since=self._began)
         if sweep:
             self._tidy_store()
+        if now - self._retained >= RETAIN_EVERY:
+            self._retained = now
+            self._forget()
         collected = self._vault.collect(holding=HOLDING)
         if collected.deleted:
             _log.info("the vault freed %d packs", collected.deleted)
@@ -140,3 +145,8 @@ class Housekeeping:
                 _log.info("the vault's store was freed of %d uploads that never ended", swept)
         except FedctlError as error:
             _log.warning("uploads that never ended may take room in the vault's store: %s", error)
+
+    def _forget(self) -> None:
+        forgotten = forget_by_retention(self._store, self._vault, CALLER, self._clock)
+        if forgotten:
+            _log.info("retention forgot %d recovery points", forgotten)

@@ -41,6 +41,7 @@ from workflows.images import DeleteImage, ImportImage
 from workflows.mend_operation import MendOperation
 from workflows.move_instance import MoveInstance, PlanMove
 from workflows.options import COPIES, CUTOVER, QUEUE
+from workflows.points import DeletePoint, VerifyPoint
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
 from workflows.sites import ReleaseOrphan, SurveySite, SweepSites, VerifySite
@@ -63,6 +64,8 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.MOVE: MoveInstance,
     OperationKind.FINALIZE: FinalizeMove,
     OperationKind.CHECK_VAULT: CheckVault,
+    OperationKind.VERIFY_POINT: VerifyPoint,
+    OperationKind.DELETE_POINT: DeletePoint,
 }
 WORKFLOWS = (*dict.fromkeys(STORIES.values()), MendOperation)
 

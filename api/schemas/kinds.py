@@ -61,6 +61,7 @@ SHAPES: Mapping[Kind, Shapes] = {
         (Kind.AUDIT_CHECKPOINT, fedctl.AuditCheckpointSpec, Status),
         (Kind.VAULT_CHECK, vault.VaultCheckSpec, vault.VaultCheckStatus),
         (Kind.VAULT_STATS, vault.VaultStatsSpec, vault.VaultStatsStatus),
+        (Kind.RECOVERY_POINT, vault.RecoveryPointSpec, vault.RecoveryPointStatus),
         (Kind.IMAGE_UPLOAD, fedctl.ImageUploadSpec, fedctl.ImageUploadStatus),
         (Kind.MOVE, fedctl.MoveSpec, fedctl.MoveStatus),
         (Kind.PLACEMENT, fedctl.PlacementSpec, fedctl.PlacementStatus),

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from api.schemas.fedctl import FindingOut
-from api.schemas.wire import Shown, Status, Wire
+from api.schemas.wire import Reference, Shown, Status, Wire
 from controlplane.domain.vault import Depth
 
 
@@ -78,3 +78,36 @@ class VaultStatsStatus(Status):
     pack_bytes: dict[str, int] | None = None
     waste: int | None = None
     damaged: int | None = None
+
+
+class RecoveryPointSpec(Wire):
+    """A complete, verified, encrypted copy of an instance's disks at one moment."""
+
+    instance_ref: Reference
+    taken_at: datetime
+
+
+class RecoveryPointDisk(Shown):
+    disk: int
+    size_bytes: int
+    digest: str
+
+
+class RecoveryPointStatus(Status):
+    """`bytes`: lengths of its disks. `bytesNew`, `bytesStored`: what it brought, plain and stored.
+
+    `kept` are the reasons why it is; without one the next round of housekeeping forgets it.
+    `expiresAt` is there where the copies that need it have an end. `digest` is that of the signed
+    root. `verifiedAt`: when all of it was last read and found equal.
+    """
+
+    point: str
+    sequence: int
+    bytes: int
+    bytes_new: int
+    bytes_stored: int
+    digest: str
+    disks: list[RecoveryPointDisk] = Field(default_factory=list)
+    kept: list[str] = Field(default_factory=list)
+    expires_at: datetime | None = None
+    verified_at: datetime | None = None

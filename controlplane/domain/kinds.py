@@ -229,6 +229,14 @@ KINDS: tuple[KindFacts, ...] = (
         scope=Scope.WORKSPACE,
         verbs=READ,
     ),
+    KindFacts(
+        kind=Kind.RECOVERY_POINT,
+        area="fedctl.protection",
+        collection="recovery-points",
+        scope=Scope.WORKSPACE,
+        verbs=READ | {Verb.DELETE},
+        actions=("verify",),
+    ),
 )
 
 

@@ -27,6 +27,8 @@ class OperationKind(StrEnum):
     SCAN = "scan"
     ADOPT = "adopt"
     CHECK_VAULT = "check-vault"
+    VERIFY_POINT = "verify-point"
+    DELETE_POINT = "delete-point"
 
 
 class OperationState(StrEnum):

@@ -15,6 +15,7 @@ from controlplane.services.moves import Moves
 from controlplane.services.operations import Operations
 from controlplane.services.orphans import Orphans
 from controlplane.services.placements import Placements
+from controlplane.services.points import RecoveryPoints
 from controlplane.services.ports import Clock, Secrets, ServiceSettings, Signer
 from controlplane.services.regions import Regions
 from controlplane.services.roles import RoleAssignments, Roles
@@ -74,5 +75,6 @@ class Services:
             Kind.VAULT_STATS: VaultStats(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
             Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds, access=self.access),
+            Kind.RECOVERY_POINT: RecoveryPoints(store=store, clock=clock),
             Kind.PLACEMENT: Placements(store=store),
         }

@@ -45,6 +45,8 @@ _SUBJECTS = {
     OperationKind.IMPORT_IMAGE: Kind.IMAGE,
     OperationKind.DELETE_IMAGE: Kind.IMAGE,
     OperationKind.CHECK_VAULT: Kind.VAULT_CHECK,
+    OperationKind.VERIFY_POINT: Kind.RECOVERY_POINT,
+    OperationKind.DELETE_POINT: Kind.RECOVERY_POINT,
 }
 
 

@@ -227,6 +227,15 @@ class Vault:
         ).one()
         return count, last
 
+    def points_in(self, domain: str) -> tuple[PointRecord, ...]:
+        """Every retained point of the domain, oldest first."""
+        rows = self._work.scalars(
+            select(PointRow)
+            .where(PointRow.forgotten == false(), PointRow.domain == domain)
+            .order_by(PointRow.committed_at, PointRow.point)
+        )
+        return tuple(to_point(row) for row in rows)
+
     def forget(self, point: PointId) -> None:
         row = self._work.get(PointRow, point)
         if row is not None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.finding import Finding
@@ -37,8 +39,9 @@ from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.sealing import Unsealable
 
 _POLL = 0.2
+_PACK_OF = attrgetter("pack")
 _READERS = 2
-_TABLES = 32  # a full pack's table takes some MB
+_TABLES = 64  # of some hundred KB each
 _PACKS = 16
 _PAGES = 32
 _IN_STORE = (PackState.SEALED, PackState.VERIFIED)
@@ -267,7 +270,10 @@ class Check:
         below: list[tuple[int, int, Ref]] = []
 
         def meet(level: int, index: int, ref: Ref) -> None:
-            if (key := page_key(ref)) not in seen and self._holds(domain, ref):
+            if (key := page_key(ref)) in seen:
+                return
+            opened = self._opened(domain, ref.pack)
+            if opened is not None and self._holds(domain, opened, ref):
                 seen.add(key)
                 census.refer(instance, ref)
                 below.append((level, index, ref))
@@ -277,6 +283,7 @@ class Check:
             self._heed()
             some, below[-_PAGES:] = below[-_PAGES:], []
             pages = blobs.fetch([ref for _, _, ref in some])
+            chunks: list[Ref] = []
             for (level, index, ref), page in zip(some, pages, strict=True):
                 entries = self._entries(domain, shape, level, index, ref, page)
                 for number, entry in enumerate(entries):
@@ -284,8 +291,17 @@ class Check:
                         continue
                     if level:
                         meet(level - 1, index * FANOUT + number, entry)
-                    elif self._holds(domain, entry):
-                        census.refer(instance, entry)
+                    else:
+                        chunks.append(entry)
+            self._refer(domain, instance, chunks, census)
+
+    def _refer(self, domain: str, instance: InstanceId, chunks: list[Ref], census: Census) -> None:
+        """One table after the other: the pages of an old chain name many packs each."""
+        for pack, refs in groupby(sorted(chunks, key=_PACK_OF), key=_PACK_OF):
+            opened = self._opened(domain, pack)
+            for ref in refs:
+                if opened is not None and self._holds(domain, opened, ref):
+                    census.refer(instance, ref)
 
     def _entries(  # noqa: PLR0917  # a page and its place
         self, domain: str, shape: Shape, level: int, index: int, ref: Ref, page: bytes | Integrity
@@ -298,18 +314,23 @@ class Check:
             self._damage(Damage(domain=domain, pack=ref.pack, position=ref.position))
             return ()
 
-    def _holds(self, domain: str, ref: Ref) -> bool:
-        """Whether the pack's table has this blob at its place; damage otherwise."""
-        if ref.pack in self._lost:
-            return False
+    def _opened(self, domain: str, pack: bytes) -> Pack | None:
+        """The pack with its table; None, and damage, where it does not open."""
+        if pack in self._lost:
+            return None
         try:
-            self._packs.open(domain, ref.pack).blob(ref.position, ref.id)
+            return self._packs.open(domain, pack)
         except Integrity as e:
             if e.reason == KEY_MISSING:
                 self._flaws.key_missing(domain, str(e))
             else:
-                self._damage(Damage(domain=domain, pack=ref.pack))
-            return False
+                self._damage(Damage(domain=domain, pack=pack))
+            return None
+
+    def _holds(self, domain: str, pack: Pack, ref: Ref) -> bool:
+        """Whether the pack's table has this blob at its place; damage otherwise."""
+        try:
+            pack.blob(ref.position, ref.id)
         except Unsealable:
             self._damage(Damage(domain=domain, pack=ref.pack, position=ref.position))
             return False

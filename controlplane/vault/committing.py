@@ -75,6 +75,7 @@ class Committing:
         last = self.records.last(tenant, instance)
         if last is not None:
             self._publish_left_out(last)
+        now = self.clock()
         head = Head(
             tenant=tenant,
             instance=instance,
@@ -84,6 +85,7 @@ class Committing:
             key_ids=(keys.data_key_id,),
             mark=mark_text(mark),
             root=root,
+            at=now,
         )
         record = PointRecord(
             point=point,
@@ -94,7 +96,7 @@ class Committing:
             head=sign_head(head, self.signer),
             root=root,
             disks=copied,
-            committed_at=self.clock(),
+            committed_at=now,
         )
         self.records.commit(record, packs=needed, attempt=attempt)
         committed = self._publish(record)

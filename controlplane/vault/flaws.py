@@ -17,8 +17,8 @@ MOST = 500
 """So many findings are kept; further ones are counted."""
 _SHOWN = 8
 _REPAIR = (
-    "take a new recovery point, which stores it again, or restore from another copy of the store;"
-    " look at the store's hardware"
+    "copy it again (a new recovery point, or the image's upload), which stores it anew, or bring it"
+    " back from another copy of the store; and look at the store's hardware"
 )
 
 

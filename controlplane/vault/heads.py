@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,10 @@ _FIELD = "head"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """`previous` is the hash of the former head document; `root` that of the point's root."""
+    """`previous` is the hash of the former head document; `root` that of the point's root.
+
+    `at` is when the point was made; heads of before say nothing of it.
+    """
 
     tenant: TenantName
     instance: InstanceId
@@ -35,6 +39,7 @@ class Head:
     key_ids: tuple[str, ...]
     mark: str
     root: str
+    at: datetime | None = None
 
 
 def head_name(head: Head) -> str:
@@ -61,6 +66,7 @@ def sign_head(head: Head, signer: Signer) -> bytes:
         "key_ids": list(head.key_ids),
         "mark": head.mark,
         "root": head.root,
+        **({} if head.at is None else {"at": head.at.astimezone(UTC).isoformat()}),
     }
     return signed.sign(_FIELD, body, signer)
 
@@ -78,6 +84,7 @@ def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
             key_ids=tuple(body["key_ids"]),
             mark=body["mark"],
             root=body["root"],
+            at=datetime.fromisoformat(body["at"]) if "at" in body else None,
         )
     except (ValueError, KeyError, TypeError) as e:
         raise Integrity(f"{what}: its signed head is not one of ours") from e

@@ -118,7 +118,7 @@ class Recalling:
             head=document,
             root=head.root,
             disks=disks,
-            committed_at=self.clock(),
+            committed_at=head.at or self.clock(),
         )
         kept = bool(disks) and trouble is None
         self.records.adopt(record, packs=packs if kept else (), retained=kept)

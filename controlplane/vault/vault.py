@@ -193,6 +193,10 @@ class Vault:
                 return PointReader(copied=copied, blobs=self._blobs(record.domain), subject=subject)
         raise NotFound(f"recovery point {point} has no disk {disk}")
 
+    def points(self) -> tuple[PointRecord, ...]:
+        """Every retained point."""
+        return self._records.points()
+
     def stands(self, point: PointId) -> bool:
         """Whether the point is retained."""
         return self._records.point(point) is not None

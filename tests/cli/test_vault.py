@@ -20,6 +20,7 @@ LOST = Finding(
     id="VLT07",
     severity=Severity.BLOCKER,
     subject="acme shop/web-1, disk 0",
+    remedy="copy it again",
     evidence="damaged 65536 bytes from offset 131072 in 1 recovery point(s): 7d",
 )
 
@@ -49,6 +50,7 @@ def test_damage_is_printed_with_what_to_do_and_exits_with_ten(
     assert said.code == 10
     assert "VLT07  acme shop/web-1, disk 0" in said.err
     assert "offset 131072" in said.err
+    assert "next      VLT07: copy it again" in said.err
     assert "Nothing was deleted" in said.err
     assert fedctl("vault", "show", name).code == 10
     machine = fedctl("vault", "show", name, "-o", "json")

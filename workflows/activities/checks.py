@@ -2,23 +2,28 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import cast
+from uuid import UUID
 
 from temporalio import activity
 
+from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.finding import Finding
-from controlplane.domain.ids import InstanceId, OperationId, ResourceId, TenantName
+from controlplane.domain.ids import InstanceId, OperationId, PointId, ResourceId, TenantName
 from controlplane.domain.operation import Operation, Progress
 from controlplane.domain.resource import Json
-from controlplane.domain.vault import Depth
+from controlplane.domain.vault import Depth, DiskCopied
 from controlplane.services.checks import AFTER
 from controlplane.services.operations import stamp
+from controlplane.services.points import POINT
 from controlplane.services.usage import document
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from controlplane.vault.census import Workload
 from controlplane.vault.checking import Checked, CheckOrder, CheckProgress
+from controlplane.vault.digest import digest
 from controlplane.vault.vault import Vault
 from workflows.activities.moving import beating, stopping
 from workflows.activities.records import operation_id
@@ -69,6 +74,62 @@ class CheckActivities:
             ", it is DAMAGED" if checked.damaged else "",
         )
         return result
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def verify_point(self, operation: str) -> dict[str, object]:
+        """All of a recovery point is read and has the digests that it was made with.
+
+        Integrity names the first place that does not read back.
+        """
+        op_id = operation_id(operation)
+        with self._steps.step(op_id, "verify", copying=True) as meter:
+            point = self._point(op_id)
+            record = next((r for r in self._vault.points() if r.point == point), None)
+            if record is None:
+                raise NotFound(f"recovery point {point} is no longer retained")
+            with meter.copying(), stopping(), beating() as told:
+                for disk in record.disks:
+                    self._verify(op_id, point, disk, told.is_set)
+            size = sum(disk.size for disk in record.disks)
+            return {"disks": len(record.disks), "bytesRead": size, "equal": True}
+
+    def _verify(
+        self, operation: OperationId, point: PointId, disk: DiskCopied, told: Callable[[], bool]
+    ) -> None:
+        what = f"verify {disk.disk}"
+        with closing(self._vault.open(point, disk.disk)) as reader:
+            found = digest(
+                reader,
+                length=disk.size,
+                progress=lambda seen: self._note(operation, what, seen.done, seen.total, seen.read),
+                cancelled=told,
+            )
+        if found != disk.digest:
+            raise Integrity(
+                f"recovery point {point}, disk {disk.disk}: its digest is {found[:16]} instead of"
+                f" {disk.digest[:16]}: use another point, and check the vault (fedctl vault check)",
+                reason="digest",
+            )
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def delete_point(self, operation: str) -> None:
+        """The vault need not keep it any more; gone already is fine."""
+        op_id = operation_id(operation)
+        with self._steps.step(op_id, "delete"):
+            self._vault.forget(self._point(op_id))
+
+    def _point(self, operation: OperationId) -> PointId:
+        with self._store.read() as tx:
+            return PointId(UUID(str(tx.operations.get(operation).order[POINT])))
+
+    def _note(self, operation: OperationId, what: str, done: int, total: int, sent: int) -> None:
+        with self._store.begin() as tx:
+            tx.operations.set_progress(
+                Progress(
+                    operation=operation, what=what, done=done, total=total, sent=sent,
+                    at=self._clock(),
+                )
+            )  # fmt: skip
 
     def _write_down(
         self, tx: Tx, op: Operation, order: CheckOrder, checked: Checked

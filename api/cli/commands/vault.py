@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 CHECK, STATS = facts(Kind.VAULT_CHECK), facts(Kind.VAULT_STATS)
 Check = Annotated[str, typer.Argument(help="The check.", autocompletion=offering(Kind.VAULT_CHECK))]
 _DAMAGED = EXIT[Integrity]
+_SCOPES = ("all", "tenant", "workload")
 
 
 @command(
@@ -46,7 +47,7 @@ def check(
     with Session(ctx, form=output) as session:
         if not 0 < share <= 1:
             raise Invalid(f"--share is {share}: write a part of 1, such as 0.01")
-        called = name or f"check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        called = name or f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
         spec: dict[str, object] = {"depth": depth.value}
         spec |= {"share": share} if depth is Depth.SAMPLE else {}
         path = started(session.client.put(CHECK, called, spec))
@@ -89,7 +90,7 @@ def checks(ctx: typer.Context, output: Output = Form.TABLE) -> None:
     app,
     "show",
     "fedctl vault show scheduled",
-    "fedctl vault show check-20261130-101500 -o json",
+    "fedctl vault show 20261130-101500 -o json",
     text="Shows a check and what it found; exits with 10 when that is damage.",
 )
 def show(ctx: typer.Context, name: Check, output: Output = Form.TABLE) -> None:
@@ -111,7 +112,7 @@ def stats(
     output: Output = Form.TABLE,
 ) -> None:
     with Session(ctx, form=output) as session:
-        items = session.client.list(STATS)
+        items = sorted(session.client.list(STATS), key=_by_scope)
         if tenant is not None:
             items = [each for each in items if each["spec"].get("tenant") == tenant]
         columns = (
@@ -137,11 +138,14 @@ def _tell(session: Session, found: Doc) -> None:
     status = found["status"]
     name = found["metadata"]["name"]
     session.data(found, Facts(_facts(found)))
-    for finding in status.get("findings", []):
+    findings = status.get("findings", [])
+    for finding in findings:
         session.say(f"  {finding['severity']:<8}  {finding['id']}  {finding['subject']}")
         session.say(f"            {finding['evidence']}")
-        if finding.get("remedy"):
-            session.say(f"            next  {finding['remedy']}")
+    for remedy in dict.fromkeys(finding.get("remedy", "") for finding in findings):
+        ids = dict.fromkeys(f["id"] for f in findings if f.get("remedy", "") == remedy)
+        if remedy:
+            session.say(f"  next      {', '.join(ids)}: {remedy}")
     if status.get("damaged"):
         raise Stopped(
             "The vault is damaged. Nothing was deleted, and nothing damaged is handed out.",
@@ -175,6 +179,11 @@ def _found(found: Doc) -> str:
     if status["damaged"]:
         return f"DAMAGE, {count} findings"
     return f"no damage, {count} findings" if count else "no damage"
+
+
+def _by_scope(each: Doc) -> tuple[int, int]:
+    """All, tenants, workloads; what stores most comes first."""
+    return _SCOPES.index(each["spec"]["scope"]), -each["status"]["stored"]
 
 
 def _row(each: Doc) -> tuple[object, ...]:

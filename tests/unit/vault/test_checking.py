@@ -1,16 +1,20 @@
 """A check sees every damage there is, names its place, and calls nothing damaged that is not."""
 
 import random
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from controlplane.domain.disk import ExtentKind
 from controlplane.domain.errors import Unavailable
+from controlplane.domain.finding import Severity
 from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import Depth, PackState
+from controlplane.vault import flaws
 from controlplane.vault.checking import CheckOrder
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
@@ -321,3 +325,11 @@ def test_usage_counts_what_is_shared_once_and_what_each_has_for_itself(world, va
     world.clock.pass_by(timedelta(hours=1))
     vault.collect(holding=timedelta(0))
     assert check(vault, STRUCTURE).measured.waste == after.waste  # in the pack that OTHER needs
+
+
+def test_every_finding_is_in_the_list_of_findings():
+    code = Path(flaws.__file__).read_text(encoding="utf-8")
+    page = (Path(flaws.__file__).parents[2] / "docs/vault-checks.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (VLT\d\d) \| (\w+)", page, re.MULTILINE)
+    assert {code for code, _ in listed} == set(re.findall(r"\"(VLT\d\d)\"", code))
+    assert {severity for _, severity in listed} <= {s.value for s in Severity}
