@@ -143,19 +143,13 @@ class PackWriter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """An opened pack: its table, and the means to open blobs."""
+    """An opened pack: its table, and the means to open blobs. `size` is the object's, in bytes."""
 
     id: bytes
     size: int
     blobs: tuple[Blob, ...]
     cipher: BlobCipher
     id_key: bytes
-
-    @property
-    def size(self) -> int:
-        """Of the whole object, in bytes."""
-        end = self.blobs[-1].offset + self.blobs[-1].stored if self.blobs else 0
-        return end + len(self.blobs) * _ENTRY.size + TAG + _FOOTER.size
 
     def blob(self, position: int, identity: bytes) -> Blob:
         if position >= len(self.blobs) or self.blobs[position].id != identity:
