@@ -52,6 +52,7 @@ lock: .venv/dev ## new versions of everything
 	echo uv | $(LOCK) - -o requirements-uv.lock
 	$(LOCK) --all-extras --group build pyproject.toml -o requirements.lock
 	$(LOCK) --all-extras --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	printf 'moto[s3]\nflask\nflask-cors\n' | $(LOCK) - -o requirements-s3.lock
 
 .venv/uv: requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fedctl needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
@@ -64,6 +65,7 @@ lock: .venv/dev ## new versions of everything
 	$(UV) pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/dev: .venv/run requirements-dev.lock
+.venv/dev: .venv/run requirements-dev.lock requirements-s3.lock
 	$(UV) pip install -q --compile-bytecode --require-hashes -r requirements-dev.lock
+	-$(BIN)/python -m tests.unit.vault.s3server # without it the tests that need an S3 server are skipped
 	touch $@

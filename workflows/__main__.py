@@ -15,10 +15,12 @@ from controlplane.domain.ids import OperationId
 from controlplane.logs import write_log
 from controlplane.services.assembly import Assembly, SystemClock, assemble, bounds
 from controlplane.services.bandwidth import Bandwidth
+from controlplane.services.stores import index_folder
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.group_plans import GroupPlanActivities
@@ -29,6 +31,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
@@ -40,6 +43,7 @@ from workflows.codec import (
 )
 from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
+from workflows.replica import Replica
 from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.succession import check_present, outlived
@@ -80,6 +84,7 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
             bandwidth=bandwidth,
             uploads=settings.uploads,
             gateway_url=settings.gateway_url,
+            image_lifetime=timedelta(seconds=settings.image_lifetime),
         ),
         survey=SurveyActivities(store, steps, sites.look, now),
         sweep=SweepActivities(store, steps, connect, sites.look, now),
@@ -94,6 +99,15 @@ def hands(settings: Settings, parts: Assembly, sites: Connections) -> Hands:
         ),
         control=ControlActivities(store, now, cutovers=settings.cutovers_at_once),
         adoption=AdoptionActivities(store, steps, connect, now),
+        checks=CheckActivities(store, steps, parts.vault, now),
+        straight=StraightActivities(
+            store=store,
+            steps=steps,
+            connect=connect,
+            clock=now,
+            vault=parts.vault,
+            bandwidth=bandwidth,
+        ),
         groups=GroupActivities(store, steps, connect, now),
         group_plans=GroupPlanActivities(store, steps, connect, now, parts.vault.stands),
     )
@@ -134,7 +148,14 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
     made = hands(settings, parts, sites)
     starter = Starter(parts.store, client, SystemClock().now, bounds=bounds(settings))
     settler = Settler(parts.store, client, made.endings, SystemClock().now)
-    keeper = Housekeeping(parts.store, parts.vault, SystemClock().now)
+    keeper = Housekeeping(
+        parts.store,
+        parts.vault,
+        SystemClock().now,
+        check_every=timedelta(seconds=settings.vault_check_every),
+        check_share=settings.vault_check_share,
+    )
+    replica = Replica(parts.store, parts.vault, SystemClock().now)
     watch = SiteWatch(
         parts.store,
         sites.look,
@@ -156,7 +177,7 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
             _log.info("working")
             pause = asyncio.Event()
             telling = asyncio.gather(
-                *(each.run(pause) for each in (starter, keeper, settler, watch))
+                *(each.run(pause) for each in (starter, keeper, settler, watch, replica))
             )
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed, later}, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +196,7 @@ async def _main() -> None:
     write_log(settings.log_level, settings.log_format)
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # six lines a connection otherwise
-    parts = assemble(settings, process="worker", index=settings.vault.with_name("vault-index"))
+    parts = assemble(settings, process="worker", index=index_folder(settings))
     parts.store.await_schema()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

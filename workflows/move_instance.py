@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from temporalio import workflow
@@ -81,7 +82,7 @@ class Nudge:
 
 @workflow.defn
 class MoveInstance:
-    """Cold or warm. Before the switch everything unwinds; from there it only goes forward."""
+    """Cold, warm or direct. Up to the switch everything unwinds; from there it only goes on."""
 
     def __init__(self) -> None:
         self._nudge = Nudge()
@@ -126,6 +127,9 @@ class _Run:
         self.arrived = False
 
     async def up_to_the_switch(self) -> None:
+        if self.plan.passes.direct:
+            await self._go_straight()
+            return
         if self.plan.passes.warm:
             await self._copy_while_it_runs()
             hurry()
@@ -159,6 +163,24 @@ class _Run:
         self.arrived = True
         await self._phase("acceptance")
         await self._accept(self._target())
+
+    async def _go_straight(self) -> None:
+        """What can fail without the source's bytes does so while it runs: the target is made."""
+        target = self._target()
+        await self._phase("target")
+        await target.make(self.saga)
+        await self._phase("cutover")
+        await self.source.stop()
+        await together(self._phase("copying"), self._stream(target))
+        self.arrived = True
+        await together(self._phase("acceptance"), self._accept(target))
+
+    async def _stream(self, target: Target) -> None:
+        streamed = [
+            await self.source.stream(disk, partial(target.receive, self.saga, disk))
+            for disk in self.plan.target.disks
+        ]
+        await together(self.source.release_last(), target.prove(self.saga, streamed))
 
     async def _cut_over(self, base: UUID | None) -> None:
         """The source is off, and its last bytes are at the target and proven.
@@ -317,7 +339,8 @@ class _Run:
             self.downtime = workflow.now() - self.source.down_since
         await unstoppable(given_up(self.source.at("retire source")))
         await unstoppable(self.source.tidy())
-        await unstoppable(target.remove_images())
+        if not self.plan.passes.direct:
+            await unstoppable(target.remove_images())
         if self.before_last is not None:
             point = str(self.before_last)
             await unstoppable(forward(TransferActivities.forget_point, point))
@@ -333,7 +356,7 @@ class _Run:
         proofs: list[Proof] = self.target.proofs if self.target else []
         warm = self.plan.passes.warm
         return {
-            "method": "warm" if warm else "cold",
+            "method": self.plan.passes.method.value,
             "bytesRead": self.source.read,
             "bytesSent": self.source.new,
             "bytesWritten": self.target.written if self.target else 0,
@@ -357,21 +380,18 @@ class _Run:
     def _target(self) -> Target:
         """Made from the point that is the newest when it is first asked for."""
         if self.target is None:
-            self.target = Target(
-                self.work,
-                self.plan.target,
-                tuple(
-                    DiskBytes(
-                        point=self.source.point or derived(self.work.operation, "point"),
-                        disk=index,
-                        domain=self.source.domain,
-                        digest=copied.digest,
-                    )
-                    for index, copied in enumerate(self.source.copied)
-                ),
-                self._retain,
-                isolated=True,
+            sources: tuple[DiskBytes | None, ...] = tuple(
+                DiskBytes(
+                    point=self.source.point or derived(self.work.operation, "point"),
+                    disk=index,
+                    domain=self.source.domain,
+                    digest=copied.digest,
+                )
+                for index, copied in enumerate(self.source.copied)
             )
+            if self.plan.passes.direct:
+                sources = tuple(None for _ in self.plan.target.disks)
+            self.target = Target(self.work, self.plan.target, sources, self._retain, isolated=True)
         return self.target
 
     async def _retain(self, kind: ArtefactKind, at: At) -> None:

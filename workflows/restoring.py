@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.artefact import RETENTION, Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.audit import AuditEntry
 from controlplane.domain.errors import Conflict, Unavailable
 from controlplane.domain.ids import ResourceId
@@ -29,7 +29,7 @@ from controlplane.vault.lives import Lives
 from controlplane.vault.nouns import Recalled
 from controlplane.vault.vault import Vault
 from workflows.activities.endings import Outcome, conclude
-from workflows.activities.records import OLD_HOME, RETENTION
+from workflows.activities.records import OLD_HOME
 
 WHY = "the control plane was restored from a backup"
 _UNENDED = frozenset(OperationState) - ENDED

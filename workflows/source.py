@@ -1,6 +1,6 @@
 """The instance as it is before the switch: copied, stopped, fenced, and started again."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from controlplane.domain.instance import Manner, Power
 from controlplane.domain.plan import DiskPlan, MovePlan
 from controlplane.planning.passes import PassDone, rest
 from controlplane.services.freezing import FROZEN
+from controlplane.vault.streaming import Streamed
 from workflows.activities.lookups import LookupActivities
 from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, SetPower
 from workflows.activities.sites import SiteActivities
@@ -215,6 +216,27 @@ class Source:
     async def copy_stopped(self) -> None:
         """All of it, or what changed since the last pass."""
         await self._copy("", self._last, (), snapshot=None, since=self._snapshot)
+
+    async def stream(
+        self, disk: DiskPlan, receive: Callable[[At, str], Awaitable[Streamed]]
+    ) -> Streamed:
+        """What the stopped source has on the disk, given to `receive` and kept nowhere.
+
+        It is told the export, and the name of its step: another one where the site lost the export.
+        """
+        export = self._export(f"export {disk.index}", disk, ())
+        again = replace(export, step=f"release export {disk.index}")
+        release: Undo = partial(undo, SiteActivities.release_export, again)
+        prepare = Export(at=export, source=DiskSource(volume=disk.volume or ""))
+        names = iter((f"stream {disk.index}", f"stream {disk.index} again"))
+        done = await once_more(
+            "2026-11-export-again",
+            lambda: self._step(wait(SiteActivities.prepare_export, prepare), undo=release),
+            lambda: receive(export, next(names)),
+        )
+        self.read += done.bytes_read
+        self.new += done.bytes_written
+        return done
 
     @property
     def _last(self) -> UUID:

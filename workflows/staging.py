@@ -55,6 +55,7 @@ class Staging:
             domain=source.domain,
             format=disk.format,
             bootable=disk.index == 0,
+            site=self._plan.site,
         )
         served: ImageSource = await copy(TransferActivities.publish, publish)
         while True:

@@ -1,6 +1,8 @@
-"""Makes an instance at a site from recovery points: images in, volumes, instance, proof."""
+"""Makes an instance at a site from recovery points or straight from a source, and proves it."""
 
+from collections.abc import Awaitable, Sequence
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from controlplane.domain.artefact import ArtefactKind
@@ -11,6 +13,7 @@ from controlplane.domain.instance import DiskPlace, InstanceSeen, InstanceSpec, 
 from controlplane.domain.network import NicSpec
 from controlplane.domain.plan import DiskPlan, Reuse, TargetPlan
 from controlplane.domain.site import CreateOrder
+from controlplane.vault.streaming import Streamed
 from workflows.activities.changes import ChangeActivities, ProveChanges, WriteChanges
 from workflows.activities.moving import Proof
 from workflows.activities.orders import (
@@ -27,12 +30,14 @@ from workflows.activities.records import RecordActivities, TakeOver
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
+from workflows.activities.straight import StraightActivities, StreamDisk
 from workflows.activities.transfer import Prove, TransferActivities
 from workflows.calls import call, copy, once_more, record, undo, wait
 from workflows.saga import Saga, Undo
 from workflows.staging import DiskBytes, Staging, Taken
 
 POWER_ON = "power on isolated"
+R = TypeVar("R")
 
 
 class Target:
@@ -94,7 +99,7 @@ class Target:
             if self.plan.create_order is CreateOrder.DISKS_FIRST:
                 volume = await self._volume(saga, disk, image)
                 places.append(DiskPlace(size=disk.target_size, volume=volume, bus=disk.bus))
-                await self._prove(saga, disk, DiskSource(volume=volume))
+                await self._prove(saga, disk, DiskSource(volume=volume), self._digest(disk))
             else:
                 places.append(
                     DiskPlace(
@@ -104,7 +109,8 @@ class Target:
         seen = await self._instance(saga, tuple(places))
         if self.plan.create_order is CreateOrder.INSTANCE_FIRST:
             for disk, made in zip(self.plan.disks, seen.disks, strict=True):
-                await self._prove(saga, disk, DiskSource(volume=made.volume, instance=seen.ref))
+                source = DiskSource(volume=made.volume, instance=seen.ref)
+                await self._prove(saga, disk, source, self._digest(disk))
         self._seen = seen
         self.holds = self._point
         self.written += sum(proof.bytes_read for proof in self.proofs)
@@ -134,7 +140,8 @@ class Target:
                 saga, "", disk, volume, base=again.base, point=point
             )
         for disk, volume in zip(self.plan.disks, again.volumes, strict=True):
-            await self._prove(saga, disk, DiskSource(volume=volume, instance=seen.ref))
+            source = DiskSource(volume=volume, instance=seen.ref)
+            await self._prove(saga, disk, source, self._digest(disk))
         self.holds = point
         await saga.step(
             call(SiteActivities.unfence, self.at("unfence copy", "instance")),
@@ -145,6 +152,10 @@ class Target:
         )
         self._seen = seen
         return seen
+
+    def _digest(self, disk: DiskPlan) -> str | None:
+        source = self._sources[disk.index]
+        return None if source is None else source.digest
 
     @property
     def _point(self) -> PointId | None:
@@ -158,14 +169,13 @@ class Target:
 
         After the `last` time one read-back stays open, for `let_go` beside something else.
         """
-        if self._seen is None:
-            raise RuntimeError("a target follows once it was made")
+        seen = self._stands
         proofs = []
         self.holds = None
-        for disk, made in zip(self.plan.disks, self._seen.disks, strict=True):
+        for disk, made in zip(self.plan.disks, seen.disks, strict=True):
             await self.let_go(saga)
             await self._write_changes(saga, label, disk, made.volume, base=base, point=point)
-            source = DiskSource(volume=made.volume, instance=self._seen.ref)
+            source = DiskSource(volume=made.volume, instance=seen.ref)
             proofs.append(
                 await self._prove_changes(saga, label, disk, source, base=base, point=point)
             )
@@ -175,31 +185,55 @@ class Target:
         self.holds = PointId(point)
         self.written += sum(proof.bytes_read for proof in proofs)
 
+    @property
+    def _stands(self) -> InstanceSeen:
+        if self._seen is None:
+            raise RuntimeError("what is written to was made before")
+        return self._seen
+
+    async def receive(self, saga: Saga, disk: DiskPlan, export: At, step: str) -> Streamed:
+        """What the export shows goes straight into the disk that was made for it."""
+        volume = self._stands.disks[disk.index].volume
+        order = StreamDisk(
+            at=self.at(step, "instance"), export=export, volume=volume, disk=disk.index
+        )
+        done = await self._writing(saga, "", order, copy(StraightActivities.stream_disk, order))
+        self.written += done.bytes_written
+        return done
+
+    async def prove(self, saga: Saga, streamed: Sequence[Streamed]) -> None:
+        """All of each disk is read back, and is what was read at the source."""
+        seen = self._stands
+        for disk, made, read in zip(self.plan.disks, seen.disks, streamed, strict=True):
+            source = DiskSource(volume=made.volume, instance=seen.ref)
+            await self._prove(saga, disk, source, read.digest)
+
     async def _write_changes(
         self, saga: Saga, label: str, disk: DiskPlan, volume: str, *, base: UUID, point: UUID
     ) -> int:
-        """Bytes written; whatever happens, nobody goes on writing."""
-        close = CloseImport(
-            at=self.at(f"undo: {label}close writer {disk.index}", "instance"),
+        """Bytes written."""
+        order = WriteChanges(
+            at=self.at(f"{label}write changes {disk.index}", "instance"),
             volume=volume,
-            writer=f"{label}write changes {disk.index}",
+            disk=disk.index,
+            base=base,
+            point=point,
+        )
+        return await self._writing(saga, label, order, copy(ChangeActivities.write_changes, order))
+
+    async def _writing(
+        self, saga: Saga, label: str, order: WriteChanges | StreamDisk, do: Awaitable[R]
+    ) -> R:
+        """Whatever happens, nobody goes on writing."""
+        close = CloseImport(
+            at=self.at(f"undo: {label}close writer {order.disk}", "instance"),
+            volume=order.volume,
+            writer=order.at.step,
         )
         shut: Undo = partial(undo, SnapshotActivities.close_import, close)
-        written = await saga.step(
-            copy(
-                ChangeActivities.write_changes,
-                WriteChanges(
-                    at=self.at(f"{label}write changes {disk.index}", "instance"),
-                    volume=volume,
-                    disk=disk.index,
-                    base=base,
-                    point=point,
-                ),
-            ),
-            undo=shut,
-        )
+        done = await saga.step(do, undo=shut)
         saga.done_with(shut)
-        return written
+        return done
 
     async def _prove_changes(
         self, saga: Saga, label: str, disk: DiskPlan, source: DiskSource, *, base: UUID, point: UUID
@@ -300,14 +334,14 @@ class Target:
         )
         return await wait(SiteActivities.wait_instance, self.at("instance ready", "instance"))
 
-    async def _prove(self, saga: Saga, disk: DiskPlan, made: DiskSource) -> None:
-        source = self._sources[disk.index]
-        if source is None or source.digest is None:
+    async def _prove(
+        self, saga: Saga, disk: DiskPlan, made: DiskSource, expected: str | None
+    ) -> None:
+        if expected is None:
             return
         export = self.at(f"read back {disk.index}", "target-export", disk.index)
         release = self.at(f"release read-back {disk.index}", "target-export", disk.index)
         gone: Undo = partial(undo, SiteActivities.release_export, release)
-        size, expected = disk.size, source.digest
         self.proofs.append(
             await once_more(
                 "2026-11-read-back-again",
@@ -319,7 +353,7 @@ class Target:
                     Prove(
                         at=self.at(f"proof {disk.index}", "target-export", disk.index),
                         disk=disk.index,
-                        size=size,
+                        size=disk.size,
                         expected=expected,
                     ),
                 ),

@@ -21,6 +21,7 @@ from controlplane.domain.errors import FedctlError
 from controlplane.domain.operation import OperationKind
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.group_plans import GroupPlanActivities
@@ -30,16 +31,19 @@ from workflows.activities.planning import PlanActivities
 from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities
 from workflows.activities.transfer import TransferActivities
 from workflows.adopt_instance import AdoptInstance, ScanSite
+from workflows.check_vault import CheckVault
 from workflows.delete_instance import DeleteInstance, FinalizeMove
 from workflows.heartbeats import BeatsForSteps
 from workflows.images import DeleteImage, ImportImage
 from workflows.mend_operation import MendOperation
 from workflows.move_instance import MoveInstance, PlanMove
 from workflows.options import COPIES, CUTOVER, QUEUE
+from workflows.points import DeletePoint, VerifyPoint
 from workflows.power_instance import PowerInstance
 from workflows.provision_instance import ProvisionInstance
 from workflows.sites import ReleaseOrphan, SurveySite, SweepSites, VerifySite
@@ -62,6 +66,9 @@ STORIES: dict[OperationKind, Any] = {
     OperationKind.PLAN_MOVE: PlanMove,
     OperationKind.MOVE: MoveInstance,
     OperationKind.FINALIZE: FinalizeMove,
+    OperationKind.CHECK_VAULT: CheckVault,
+    OperationKind.VERIFY_POINT: VerifyPoint,
+    OperationKind.DELETE_POINT: DeletePoint,
     OperationKind.TAKE_POINTS: TakePoints,
 }
 WORKFLOWS = (*dict.fromkeys(STORIES.values()), MendOperation)
@@ -97,6 +104,8 @@ class Hands:
     changes: ChangeActivities
     control: ControlActivities
     adoption: AdoptionActivities
+    checks: CheckActivities
+    straight: StraightActivities
     groups: GroupActivities
     group_plans: GroupPlanActivities
 

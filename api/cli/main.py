@@ -16,9 +16,11 @@ from api.cli.commands import (
     moves,
     operations,
     orphans,
+    points,
     protections,
     sites,
     support,
+    vault,
     workspaces,
 )
 from api.cli.commands.dev import backup_app, dev
@@ -168,6 +170,8 @@ command(
     text="Compares what lies at the sites with what is recorded; deletes nothing.",
 )(sites.sweep)
 app.add_typer(orphans.app, name="orphans", help="What sweeps found unaccounted for.")
+app.add_typer(points.app, name="recovery-points", help="Copies of instances' disks, kept.")
+app.add_typer(vault.app, name="vault", help="What is stored of disks: checks and figures.")
 app.add_typer(support.app, name="support", help="What to send to somebody who helps.")
 
 

@@ -11,6 +11,7 @@ from controlplane.domain.kinds import KindFacts, Scope, facts
 from controlplane.domain.resource import Kind
 
 _SHOWN = 10
+_COMMANDS = {Kind.MOVE: "moves", Kind.RECOVERY_POINT: "recovery-points"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def _one(kind: Kind, text: str, found: list[Found]) -> Found:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise NotFound(f"there is no {kind} {text!r}: list them (fedctl {_command(kind)} list)")
+        raise NotFound(f"there is no {kind} {text!r}: list them (fedctl {_listing(kind)})")
     candidates = tuple(f"  {each}" for each in found[:_SHOWN])
     more = (f"  and {len(found) - _SHOWN} more",) if len(found) > _SHOWN else ()
     raise Stopped(
@@ -92,5 +93,5 @@ def _one(kind: Kind, text: str, found: list[Found]) -> Found:
     )
 
 
-def _command(kind: Kind) -> str:
-    return "moves" if kind is Kind.MOVE else kind.value
+def _listing(kind: Kind) -> str:
+    return "vault checks" if kind is Kind.VAULT_CHECK else f"{_COMMANDS.get(kind, kind.value)} list"

@@ -128,7 +128,10 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
         if target.get("reuse"):
             way = "the copy kept there is used: only changes are sent"
-        text = f"{units.size(disk['size'])} as {disk['format']}{storage}{longer}; {way}"
+        form = f" as {disk['format']}"
+        if (plan.get("passes") or {}).get("direct"):
+            form, way = "", "written straight from the source"
+        text = f"{units.size(disk['size'])}{form}{storage}{longer}; {way}"
         parts.append((f"disk {disk['index']}", text))
     parts.append(("copy", _copying(plan.get("passes") or {})))
     for index, nic in enumerate(target.get("nics", [])):
@@ -147,6 +150,8 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
 
 
 def _copying(passes: Doc) -> str:
+    if passes.get("direct"):
+        return "direct: the source is stopped while its disks go straight over and are proven"
     if not passes.get("warm"):
         return "cold: the source is stopped while its disks are read, sent and proven"
     then = "then what changed" if passes.get("tracked") else "then all of it once more"

@@ -38,6 +38,7 @@ def main() -> None:
             port=settings.gateway_port,
             certificate=settings.gateway_certificate,
             key=settings.gateway_key,
+            proxies=settings.gateway_proxies,
         )
         run(serves, parts)
     finally:

@@ -1,42 +1,45 @@
 """Image files under unguessable addresses: GET and HEAD with ranges, length and digests known.
 
 The address is the only credential, so it never shows up in logs; tokens are looked up by their
-SHA-256. Requests are answered from the open image in pieces, each read in a thread.
+SHA-256. An image may expire, and may be for certain clients only: to all others it is not there.
+Small parts come from blocks that all clients share; others are read in threads while they are sent.
 """
 
 import asyncio
 import logging
 import re
 import socket
-from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.gateway.access import Access, Find, Open, may_fetch
 from api.gateway.ranges import Wanted, wanted
+from api.gateway.sending import Pieces
 from api.gateway.shelf import Shelf
-from controlplane.domain.disk import MIB, BlockReader
+from controlplane.domain.disk import KIB, MIB, BlockReader, DiskFormat
 from controlplane.domain.errors import FedctlError
 from controlplane.domain.placement import Served
-from drivers.disks.raw import ByteSource
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,128}")
-_PIECE = MIB
-_LOOK_AGAIN = 1.0
-_OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
+_SMALL = 256 * KIB
+_UNPAID = MIB
+_CLIENTS = 256
+_PARTIAL, _OK, _NOT_SATISFIABLE = 206, 200, 416
+_CONDITIONS = ("if-match", "if-none-match", "if-range", "range")
 
 Owed = Callable[[Served, int], float]
-Find = Callable[[str], Served | None]
 
 _log = logging.getLogger(__name__)
 
@@ -44,41 +47,29 @@ _log = logging.getLogger(__name__)
 def gateway(
     *, find: Find, open_disk: Callable[[Served], BlockReader],
     owed: Owed = lambda _served, _length: 0.0,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Starlette:  # fmt: skip
     """The application. `find` answers for the SHA-256 (hex) of a token; all run in threads.
 
     `owed`: how many seconds to wait after so many bytes of an image were sent.
 
-    What `find` no longer gives, or gives as revoked, ends within a second, also in the middle.
+    What has expired by `clock` ends at once, and what `find` no longer gives, or gives as revoked,
+    within a second, also in the middle of an answer.
     """
-    shelf = Shelf(open_disk)
+    shelf, access = Shelf(open_disk), Access(find, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(shelf.close)
-
-    async def image(request: Request) -> Response:
-        token, form = request.path_params["token"], request.path_params["format"]
-        if not _TOKEN.fullmatch(token):
-            return _missing()
-        token_sha256 = sha256(token.encode()).hexdigest()
-        try:
-            served = await run_in_threadpool(_living, find, token_sha256)
-        except FedctlError as e:
-            _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
-            return PlainTextResponse("images cannot be looked up just now\n", 503)
-        if served is None or served.format != form:
-            return _missing()
-        living = lambda: _living(find, token_sha256) is not None  # noqa: E731  # one use
-        return _answer(request, served, shelf, living, owed)
+        await shelf.close()
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     return Starlette(
         routes=[
-            Route("/images/{token}.{format}", image, methods=["GET", "HEAD"]),
+            # A class, so that it gets the bare request: wrapping it takes as long as answering.
+            Route("/images/{token}.{format}", _Images(access, shelf, owed), methods=["GET"]),
             Route("/healthz", health),
         ],
         lifespan=lifespan,
@@ -87,13 +78,19 @@ def gateway(
 
 def server(
     app: Starlette, *, host: str, port: int, certificate: Path | None = None,
-    key: Path | None = None,
+    key: Path | None = None, proxies: Sequence[str] = (),
 ) -> uvicorn.Server:  # fmt: skip
-    """A server for the application that writes no addresses down; HTTPS with a certificate."""
+    """A server for the application that writes no addresses down; HTTPS with a certificate.
+
+    `proxies` are the addresses and networks whose X-Forwarded-For is believed; else the peer's
+    address counts. More than 256 clients at a time are told to come again.
+    """
     return uvicorn.Server(
         uvicorn.Config(
             app, host=host, port=port, access_log=False, log_config=None, server_header=False,
             timeout_keep_alive=30, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
+            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+            limit_concurrency=_CLIENTS,
         )
     )  # fmt: skip
 
@@ -112,103 +109,110 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _living(find: Find, token_sha256: str) -> Served | None:
-    served = find(token_sha256)
-    return None if served is None or served.revoked else served
+class _Images:
+    """Answers for one image after another."""
+
+    def __init__(self, access: Access, shelf: Shelf, owed: Owed) -> None:
+        self._access, self._shelf, self._owed = access, shelf, owed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer(scope)
+        await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope) -> ASGIApp:
+        token, form = scope["path_params"]["token"], scope["path_params"]["format"]
+        if not _TOKEN.fullmatch(token):
+            return _missing()
+        token_sha256 = sha256(token.encode()).hexdigest()
+        image = self._access.remembered(token_sha256)
+        if image is None:
+            try:
+                image = await run_in_threadpool(self._access.look, token_sha256)
+            except FedctlError as e:
+                _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
+                return PlainTextResponse("images cannot be looked up just now\n", 503)
+        if image is None or form != DiskFormat(image.served.format).called:
+            return _missing()
+        if not may_fetch(image.served, (scope.get("client") or (None,))[0]):
+            return _missing()
+        return await self._of(image, token_sha256, scope)
+
+    async def _of(self, image: Open, token_sha256: str, scope: Scope) -> ASGIApp:
+        served, reading = image.served, scope["method"] != "HEAD"
+        asked = _conditions(Headers(scope=scope))
+        part = wanted(asked, size=served.length, etag=image.etag, ranged=reading)
+        if part.status not in {_OK, _PARTIAL}:
+            return _Told(part.status, image.headers, _unsatisfied(part, served.length))
+        headers = [*image.headers, *_lengths(part, served.length)]
+        if not reading:
+            return _Told(part.status, headers)
+        if part.length > _SMALL:
+            return Pieces(
+                served=served, part=part, shelf=self._shelf, headers=headers,
+                pay=lambda length: self._pay(image, token_sha256, length),
+            )  # fmt: skip
+        data = self._shelf.kept(served, part.start, part.length)
+        if data is None:
+            try:
+                data = await self._shelf.small(served, part.start, part.length)
+            except FedctlError as e:
+                about = {"code": e.code, "operation": str(served.operation)}
+                _log.error("image cannot be read: %s", e, extra=about)
+                return PlainTextResponse("the image cannot be read\n", 500)
+        image.unpaid += part.length
+        if image.unpaid >= _UNPAID:
+            await asyncio.sleep(await self._pay(image, token_sha256, 0) or 0)
+        return _Told(part.status, headers, body=data)
+
+    async def _pay(self, image: Open, token_sha256: str, length: int) -> float | None:
+        """Seconds to wait after that much more; None when the token opens nothing any more."""
+        if self._access.remembered(token_sha256) is None:
+            try:
+                found = await run_in_threadpool(self._access.look, token_sha256)
+            except FedctlError as e:
+                _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
+                return None
+            if found is None:
+                return None
+        image.unpaid, due = 0, image.unpaid + length
+        return await run_in_threadpool(self._owed, image.served, due)
+
+
+class _Told:
+    """An answer at once."""
+
+    def __init__(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]],
+        more: Sequence[tuple[bytes, bytes]] = (), body: bytes = b"",
+    ) -> None:  # fmt: skip
+        self._status, self._headers, self._body = status, [*headers, *more], body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as ASGI calls it
+        status, headers = self._status, self._headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body})
 
 
 def _missing() -> Response:
     return PlainTextResponse("there is no such image, or it is not served any more\n", 404)
 
 
-def _answer(
-    request: Request, served: Served, shelf: Shelf, living: Callable[[], bool], owed: Owed
-) -> Response:
-    etag = f'"{served.sha256}"'
-    digests = f"sha-256={_structured(served.sha256)}, sha-512={_structured(served.sha512)}"
-    headers = {
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "private, no-store",
-        "Content-Type": "application/octet-stream",
-        "ETag": etag,
-        "Repr-Digest": digests,
-        "X-Content-Type-Options": "nosniff",
-    }
-    if request.method == "HEAD":
-        return Response(headers={**headers, "Content-Length": str(served.length)})
-    part = wanted(request.headers, size=served.length, etag=etag)
+def _conditions(headers: Headers) -> dict[str, str]:
+    return {
+        name: ", ".join(given) for name in _CONDITIONS if (given := headers.getlist(name))
+    }  # fmt: skip
+
+
+def _lengths(part: Wanted, size: int) -> list[tuple[bytes, bytes]]:
+    length = (b"content-length", b"%d" % part.length)
+    if part.status != _PARTIAL:
+        return [length]
+    last = part.start + part.length - 1
+    return [length, (b"content-range", b"bytes %d-%d/%d" % (part.start, last, size))]
+
+
+def _unsatisfied(part: Wanted, size: int) -> list[tuple[bytes, bytes]]:
+    nothing = [(b"content-length", b"0")]
     if part.status == _NOT_SATISFIABLE:
-        headers["Content-Range"] = f"bytes */{served.length}"
-    if part.status not in {_OK, _PARTIAL}:
-        return Response(status_code=part.status, headers=headers)
-    if part.status == _PARTIAL:
-        last = part.start + part.length - 1
-        headers["Content-Range"] = f"bytes {part.start}-{last}/{served.length}"
-    headers["Content-Length"] = str(part.length)
-    return _Pieces(served=served, part=part, shelf=shelf, living=living, owed=owed, headers=headers)
-
-
-def _structured(hexadecimal: str) -> str:
-    """A digest as RFC 9530 writes it."""
-    return f":{b64encode(bytes.fromhex(hexadecimal)).decode()}:"
-
-
-class _Pieces(Response):
-    """A part of an image, read while it is sent."""
-
-    def __init__(
-        self, *, served: Served, part: Wanted, shelf: Shelf, living: Callable[[], bool],
-        owed: Owed, headers: dict[str, str],
-    ) -> None:  # fmt: skip
-        super().__init__(status_code=part.status, headers=headers)
-        self._served = served
-        self._part = part
-        self._shelf = shelf
-        self._living = living
-        self._owed = owed
-        self._begun = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An end before the announced length closes the connection, which the client notices."""
-        gone = asyncio.ensure_future(_hung_up(receive))
-        try:
-            image = await run_in_threadpool(self._shelf.take, self._served)
-            try:
-                await self._send(image, send, gone)
-            finally:
-                await run_in_threadpool(self._shelf.give_back, self._served, image)
-        except FedctlError as e:
-            about = {"code": e.code, "operation": str(self._served.operation)}
-            _log.error("image broke off: %s", e, extra=about)
-            if not self._begun:
-                await PlainTextResponse("the image cannot be read\n", 500)(scope, receive, send)
-        finally:
-            gone.cancel()
-
-    async def _send(self, image: ByteSource, send: Send, gone: "asyncio.Future[None]") -> None:
-        at, end = self._part.start, self._part.start + self._part.length
-        looked = monotonic()
-        first = await run_in_threadpool(image.read, at, min(_PIECE, end - at))
-        self._begun = True
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
-        piece = first
-        while not gone.done():
-            at += len(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": at < end})
-            if at >= end:
-                return
-            owed = await run_in_threadpool(self._owed, self._served, len(piece))
-            if owed > 0:
-                await asyncio.wait({gone}, timeout=owed)
-            if monotonic() - looked > _LOOK_AGAIN:
-                if not await run_in_threadpool(self._living):
-                    return
-                looked = monotonic()
-            piece = await run_in_threadpool(image.read, at, min(_PIECE, end - at))
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        return [*nothing, (b"content-range", b"bytes */%d" % size)]
+    return [] if part.status == 304 else nothing  # noqa: PLR2004  # it tells of the whole's headers

@@ -1,10 +1,15 @@
-"""Which bytes of a file a request wants (RFC 9110, one range at a time)."""
+"""Which bytes of a file a request wants (RFC 9110): conditions first, then one range.
+
+Several ranges in one request are answered with the whole file, as the standard allows: nobody who
+fetches images asks so, and whoever wants many parts asks for each, which costs little. There is no
+date of change, so only the ETag decides, and a date in If-Range is of another version.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE)
+_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,99})\s*-\s*([0-9]{0,99})\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +21,20 @@ class Wanted:
     length: int
 
 
-def wanted(headers: Mapping[str, str], *, size: int, etag: str) -> Wanted:
-    """The answer to a GET; a range that we do not understand or offer is answered in full."""
-    if "if-match" in headers and not _named(headers["if-match"], etag):
+def wanted(
+    headers: Mapping[str, str], *, size: int, etag: str, ranged: bool = True
+) -> Wanted:  # fmt: skip
+    """The answer to a GET, or to a HEAD when not `ranged`: ranges are of GET alone.
+
+    A range that we do not understand or offer is answered in full. Keys in lower case; a field that
+    came several times is joined by commas.
+    """
+    if "if-match" in headers and not _named(headers["if-match"], etag, weak=False):
         return Wanted(status=412, start=0, length=0)
-    if "if-none-match" in headers and _named(headers["if-none-match"], etag):
+    if "if-none-match" in headers and _named(headers["if-none-match"], etag, weak=True):
         return Wanted(status=304, start=0, length=0)
     whole = Wanted(status=200, start=0, length=size)
-    if headers.get("if-range", etag).strip() != etag:
+    if not ranged or headers.get("if-range", etag).strip() != etag:
         return whole
     bounds = _bounds(headers.get("range", ""), size)
     if bounds is None:
@@ -47,5 +58,7 @@ def _bounds(field: str, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1 if last else size, size)
 
 
-def _named(field: str, etag: str) -> bool:
-    return field.strip() == "*" or etag in (part.strip() for part in field.split(","))
+def _named(field: str, etag: str, *, weak: bool) -> bool:
+    """Whether the list names the tag; a weak tag names it only where weak comparison is asked."""
+    tags = (part.strip() for part in field.split(","))
+    return any(tag in {"*", etag} or (weak and tag == f"W/{etag}") for tag in tags)

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from controlplane.store.figures import Figures
+from controlplane.store.settings import Lag
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -70,7 +71,34 @@ class _Told(Collector):
             "Since the copy of a running operation that is silent the longest told how far it is.",
             it.progressed_at,
         )
+        yield GaugeMetricFamily(
+            "fedctl_vault_damaged", "Stored blobs and packs that did not read back.", it.damaged
+        )
+        if it.replica is not None:
+            yield from self._replica(it.replica)
         yield CounterMetricFamily("fedctl_events", "Committed changes.", it.events)
+
+    def _replica(self, lag: Lag) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "fedctl_replica_points_behind",
+            "Recovery points that the vault's replica lacked when a round last ended.",
+            lag.points,
+        )
+        yield self._age(
+            "fedctl_replica_oldest_age_seconds",
+            "Of the first of them; 0 without.",
+            lag.oldest,
+        )
+        yield GaugeMetricFamily(
+            "fedctl_replica_troubles",
+            "Objects that could not be copied to the replica in that round.",
+            lag.troubles,
+        )
+        yield self._age(
+            "fedctl_replica_round_age_seconds",
+            "Since that round ended: grows while the replica is away.",
+            lag.at,
+        )
 
     def _age(self, name: str, text: str, since: datetime | None) -> GaugeMetricFamily:
         age = 0.0 if since is None else max((self._now - since).total_seconds(), 0.0)

@@ -1,9 +1,10 @@
 """The kinds that fedctl adds, in SECA's own conventions."""
 
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from api.schemas.wire import Key, Name64, Reference, Shown, Status, Wire, Zone
 from controlplane.domain.disk import KIB
@@ -15,14 +16,35 @@ from controlplane.domain.site import ProviderKind
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Option = Annotated[str, Field(max_length=4096)]
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_HOUR = r"^([01]\d|2[0-3]):[0-5]\d$"
+Network = Annotated[str, Field(max_length=64), AfterValidator(lambda text: str(ip_network(text)))]
+"""An address or a network, as 192.0.2.7 or 2001:db8::/48."""
+
 Rate = Annotated[int, Field(ge=64 * KIB, le=1 << 40)]
+
+
+class BandwidthHoursIn(Wire):
+    """`maxBandwidth` bytes a second from `from` until before `to`, on the clock of `timeZone`.
+
+    On `days` (all, when none are named); hours that end at midnight or later begin on them.
+    """
+
+    days: Annotated[list[Day], Field(min_length=1, max_length=7)] | None = None
+    from_: Annotated[str, Field(alias="from", pattern=_HOUR)]
+    to: Annotated[str, Field(pattern=_HOUR)]
+    time_zone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    max_bandwidth: Rate
 
 
 class SiteSpec(Wire):
     """A provider endpoint. `options` and `pins` are per provider; its card documents them.
 
     `maxBandwidth` bounds what passes between us and the site, in bytes a second, `maxMoves` how
-    many moves from and to it run at once, `maxSnapshots` how many snapshots it takes at a time.
+    many moves from and to it run at once, `maxSnapshots` how many snapshots it takes at a time. At
+    the hours in `bandwidthHours` the least of the limits that hold counts. `imageClients` are the
+    addresses and networks from which the site fetches images; where there are any, nobody else
+    gets an image that is for the site.
     """
 
     provider: ProviderKind
@@ -32,8 +54,10 @@ class SiteSpec(Wire):
     options: Annotated[dict[Key, Option], Field(max_length=64)] = Field(default_factory=dict)
     pins: Annotated[dict[Key, Option], Field(max_length=16)] = Field(default_factory=dict)
     max_bandwidth: Rate | None = None
+    bandwidth_hours: Annotated[list[BandwidthHoursIn], Field(max_length=16)] | None = None
     max_moves: Annotated[int, Field(ge=0, le=10_000)] | None = None
     max_snapshots: Annotated[int, Field(ge=1, le=1000)] | None = None
+    image_clients: Annotated[list[Network], Field(min_length=1, max_length=64)] | None = None
 
 
 class FrozenOut(Shown):
@@ -209,14 +233,14 @@ class CutoverIn(Wire):
 class MoveSpec(Wire):
     """An instance is to change its site. With `planOnly` only its plan is made.
 
-    `auto` is warm where that saves downtime.
+    `auto` is warm where that saves downtime. `direct` is cold, and keeps nothing in the vault.
     """
 
     instance_ref: Reference
     target: MoveTarget
     sku_ref: Reference | None = None
     network_map: Annotated[list[NetworkMapping], Field(max_length=16)] = Field(default_factory=list)
-    method: Literal["auto", "warm", "cold"] = "auto"
+    method: Literal["auto", "warm", "cold", "direct"] = "auto"
     cutover: CutoverIn | None = None
     max_downtime: Annotated[int, Field(ge=1, le=86400 * 7)] | None = None
     max_bandwidth: Rate | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.schemas import fedctl, seca
+from api.schemas import fedctl, seca, vault
 from api.schemas.wire import ListMetadata, ResourceIn, ResourceOut, Shown, Status, Wire
 from controlplane.domain.kinds import KINDS, KindFacts
 from controlplane.domain.resource import Kind
@@ -59,6 +59,9 @@ SHAPES: Mapping[Kind, Shapes] = {
         (Kind.OPERATION, fedctl.OperationSpec, fedctl.OperationStatus),
         (Kind.AUDIT_ENTRY, fedctl.AuditEntrySpec, Status),
         (Kind.AUDIT_CHECKPOINT, fedctl.AuditCheckpointSpec, Status),
+        (Kind.VAULT_CHECK, vault.VaultCheckSpec, vault.VaultCheckStatus),
+        (Kind.VAULT_STATS, vault.VaultStatsSpec, vault.VaultStatsStatus),
+        (Kind.RECOVERY_POINT, vault.RecoveryPointSpec, vault.RecoveryPointStatus),
         (Kind.IMAGE_UPLOAD, fedctl.ImageUploadSpec, fedctl.ImageUploadStatus),
         (Kind.MOVE, fedctl.MoveSpec, fedctl.MoveStatus),
         (Kind.PROTECTION, fedctl.ProtectionSpec, fedctl.ProtectionStatus),

@@ -1,11 +1,14 @@
 """Everything we made, or meant to make, at a site."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, PointId, SiteName
 from controlplane.domain.owner import OwnerTag
+
+RETENTION = timedelta(days=7)
+"""How long what an operation left is kept, where nobody said otherwise."""
 
 
 class ArtefactKind(StrEnum):

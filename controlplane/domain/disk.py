@@ -14,8 +14,20 @@ SECTOR = 512
 
 
 class DiskFormat(StrEnum):
+    """A file that holds a disk.
+
+    QCOW2_ZSTD is qcow2 with zstd clusters, which QEMU reads from 5.1 on; VHD is a dynamic one.
+    """
+
     RAW = "raw"
     QCOW2 = "qcow2"
+    QCOW2_ZSTD = "qcow2-zstd"
+    VHD = "vhd"
+
+    @property
+    def called(self) -> "DiskFormat":
+        """What its readers call it: a qcow2 file says itself how its clusters are packed."""
+        return DiskFormat.QCOW2 if self is DiskFormat.QCOW2_ZSTD else self
 
 
 class DiskBus(StrEnum):
@@ -73,6 +85,34 @@ def read_each(reader: BlockReader, parts: Sequence[tuple[int, int]]) -> list[byt
     if isinstance(reader, ScatterReader):
         return reader.read_each(parts)
     return [reader.read(offset, length) for offset, length in parts]
+
+
+@runtime_checkable
+class FrameReader(BlockReader, Protocol):
+    """A disk that lies in stored chunks of equal length, the last one maybe shorter.
+
+    Used by many threads at a time.
+    """
+
+    @property
+    def chunk(self) -> int:
+        """A chunk's length in bytes, before it was packed."""
+        ...
+
+    def frames(self, first: int, count: int) -> list[int | None]:
+        """Of `count` chunks from number `first` on: the bytes of each one's zstd frame.
+
+        0 for what is given plain; None where all of it is zero. A last chunk that is shorter than
+        the others is given plain.
+        """
+        ...
+
+    def read_stored(self, chunks: Sequence[int]) -> list[bytes]:
+        """Each chunk's frame, or its plain bytes; none of them may be all zero.
+
+        A frame is one whole zstd frame of the chunk's length.
+        """
+        ...
 
 
 @runtime_checkable

@@ -194,6 +194,22 @@ KINDS: tuple[KindFacts, ...] = (
         stateful=False,
     ),
     KindFacts(
+        kind=Kind.VAULT_CHECK,
+        area="fedctl.federation",
+        collection="vault-checks",
+        scope=Scope.GLOBAL,
+        regional=False,
+    ),
+    KindFacts(
+        kind=Kind.VAULT_STATS,
+        area="fedctl.federation",
+        collection="vault-stats",
+        scope=Scope.GLOBAL,
+        verbs=READ,
+        regional=False,
+        lasting=False,
+    ),
+    KindFacts(
         kind=Kind.IMAGE_UPLOAD,
         area="fedctl.images",
         collection="image-uploads",
@@ -219,6 +235,14 @@ KINDS: tuple[KindFacts, ...] = (
         collection="placements",
         scope=Scope.WORKSPACE,
         verbs=READ,
+    ),
+    KindFacts(
+        kind=Kind.RECOVERY_POINT,
+        area="fedctl.protection",
+        collection="recovery-points",
+        scope=Scope.WORKSPACE,
+        verbs=READ | {Verb.DELETE},
+        actions=("verify",),
     ),
 )
 

@@ -26,6 +26,9 @@ class OperationKind(StrEnum):
     RELEASE_ORPHAN = "release-orphan"
     SCAN = "scan"
     ADOPT = "adopt"
+    CHECK_VAULT = "check-vault"
+    VERIFY_POINT = "verify-point"
+    DELETE_POINT = "delete-point"
     TAKE_POINTS = "take-points"
 
 

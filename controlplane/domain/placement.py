@@ -47,7 +47,8 @@ class Lease:
 class Served:
     """An image that the gateway serves while `operation` runs, known by its token's SHA-256.
 
-    Lengths in bytes; digests are of the file as served.
+    Not after `expires_at`, and to no others than `clients`, networks such as 192.0.2.0/24, where
+    there are any. Lengths in bytes; digests are of the file as served.
     """
 
     token_sha256: str
@@ -61,3 +62,5 @@ class Served:
     sha512: str
     domain: str
     revoked: bool = False
+    expires_at: datetime | None = None
+    clients: tuple[str, ...] = ()

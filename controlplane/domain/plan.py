@@ -36,10 +36,14 @@ class AcceptanceCheck:
 
 
 class Method(StrEnum):
-    """Cold: the source is stopped for all of it. Warm: only what changes last is copied then."""
+    """Cold: the source is stopped for all of it. Warm: only what changes last is copied then.
+
+    Direct is cold, and its bytes go straight from source to target: nothing is kept of them.
+    """
 
     COLD = "cold"
     WARM = "warm"
+    DIRECT = "direct"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,8 @@ class PassPolicy:
     without a rest that fits it somebody must decide. `tracked`: the source tells what changed since
     a snapshot; else each pass reads all of it. `seeded`: the target is made from the first pass and
     then follows by writing changes. `paused`: the last pass reads a source that is paused, because
-    its change list dies with it.
+    its change list dies with it. `direct`: the one pass of a stopped source goes straight into the
+    target, which is made before.
     """
 
     warm: bool = False
@@ -77,6 +82,13 @@ class PassPolicy:
     paused: bool = False
     limit: timedelta | None = None
     cutover: Cutover = AT_ONCE
+    direct: bool = False
+
+    @property
+    def method(self) -> Method:
+        if self.direct:
+            return Method.DIRECT
+        return Method.WARM if self.warm else Method.COLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,9 @@ class Kind(StrEnum):
     ROLE_ASSIGNMENT = "role-assignment"
     AUDIT_ENTRY = "audit-entry"
     AUDIT_CHECKPOINT = "audit-checkpoint"
+    RECOVERY_POINT = "recovery-point"
+    VAULT_CHECK = "vault-check"
+    VAULT_STATS = "vault-stats"
 
 
 class State(StrEnum):

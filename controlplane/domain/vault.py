@@ -26,6 +26,14 @@ class PackState(StrEnum):
     CONDEMNED = "condemned"
 
 
+class Depth(StrEnum):
+    """How much a check reads: tables and manifests; a share of all blobs too; every blob."""
+
+    STRUCTURE = "structure"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ref:
     """Where one blob lies: blob number `position` of `pack`; `digest` is of its plain content."""

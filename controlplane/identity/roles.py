@@ -32,6 +32,8 @@ _OUTSIDE_WORKSPACES = frozenset(
         Kind.WORKSPACE,
         Kind.AUDIT_ENTRY,
         Kind.AUDIT_CHECKPOINT,
+        Kind.VAULT_CHECK,
+        Kind.VAULT_STATS,
     }
 )
 

@@ -196,6 +196,13 @@ PATH = (
     _later("PTH06", "B", "the countries on the way are allowed", _POLICY),
     _check("PTH07", "I", "how much leaves the source", "course.leaving"),
     _check("PTH08", "I", "the import is no part of the downtime", "warm.policy"),
+    _check(
+        "PTH09",
+        "B",
+        "a direct move has disks that can be written to, and waits for no cutover",
+        "direct.policy",
+    ),
+    _check("PTH10", "I", "what a direct move keeps nothing for", "direct.without"),
 )
 POLICY = (
     _check(

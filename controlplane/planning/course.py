@@ -67,7 +67,7 @@ def in_time(
             blocker(
                 "PTH03",
                 "downtime",
-                f"a {'warm' if passes.warm else 'cold'} move is down for about"
+                f"a {passes.method} move is down for about"
                 f" {expected.downtime_seconds:.0f} s"
                 f" ({expected.basis}); at most {wish.max_downtime.total_seconds():.0f} s are"
                 " allowed",

@@ -4,9 +4,9 @@ from controlplane.domain.fence import FenceLevel
 from controlplane.domain.finding import Finding
 from controlplane.domain.ids import SiteName
 from controlplane.domain.instance import Power, Size
-from controlplane.domain.plan import DiskPlan, MovePlan, TargetPlan
+from controlplane.domain.plan import DiskPlan, Method, MovePlan, PassPolicy, TargetPlan
 from controlplane.domain.site import Capability
-from controlplane.planning import course, devices, mapping, sizing, source, traits, warm
+from controlplane.planning import course, devices, direct, mapping, sizing, source, traits, warm
 from controlplane.planning.facts import MoveFacts, MoveWish
 from controlplane.planning.findings import unseen
 from controlplane.planning.provision import check_firmware, check_way_in
@@ -22,13 +22,12 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
     disk_findings += devices.unlike(facts.seen.disks if facts.seen else (), disks, target, sku)
     nics, nic_findings = mapping.nics(facts, wish)
     keys, data, seed_findings = mapping.seeds(facts)
-    again, reuse_findings = reuse(target, facts.kept, disks, nics)
+    was_on = facts.seen is not None and facts.seen.power is Power.ON
+    passes, pass_findings = _passes(facts, wish, runs=was_on)
+    again, reuse_findings = reuse(target, facts.kept, disks, nics, direct=passes.direct)
     if again is not None and facts.kept and facts.kept.seen and wish.sku is None:
         size = facts.kept.seen.size  # as large as it was there
     checks, check_findings = course.acceptance(facts, wish)
-    was_on = facts.seen is not None and facts.seen.power is Power.ON
-    asked = warm.WarmWish(method=wish.method, cutover=wish.cutover, max_downtime=wish.max_downtime)
-    passes, pass_findings = warm.policy(facts.source, target, asked, runs=was_on, agent=facts.agent)
     estimate = course.estimate(facts, disks, passes)
     findings += source.free(facts) + source.reached(facts) + source.ready(facts)
     findings += traits.kept(facts, warm=passes.warm)
@@ -78,6 +77,14 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
             else f"{facts.name} stays on {facts.source.site}, powered off, if anything fails"
         ),
     )
+
+
+def _passes(facts: MoveFacts, wish: MoveWish, *, runs: bool) -> tuple[PassPolicy, list[Finding]]:
+    """How the disks are copied."""
+    asked = warm.WarmWish(method=wish.method, cutover=wish.cutover, max_downtime=wish.max_downtime)
+    if wish.method is Method.DIRECT:
+        return direct.policy(facts.target, asked)
+    return warm.policy(facts.source, facts.target, asked, runs=runs, agent=facts.agent)
 
 
 def _room(

@@ -52,10 +52,13 @@ def delivery(site: SiteFacts) -> Delivery | None:
 
 
 def image_format(site: SiteFacts) -> DiskFormat:
-    """qcow2 where the site takes it, because zeros then cost nothing on the way."""
-    if DiskFormat.QCOW2 in site.limits.formats:
-        return DiskFormat.QCOW2
-    return DiskFormat.RAW
+    """qcow2 where the site takes it, because zeros then cost nothing on the way.
+
+    With the vault's own frames as clusters where the site says that it reads them: half the bytes,
+    and nothing is unpacked on our side.
+    """
+    liked = (DiskFormat.QCOW2_ZSTD, DiskFormat.QCOW2)
+    return next((each for each in liked if each in site.limits.formats), DiskFormat.RAW)
 
 
 def check_firmware(site: SiteFacts, firmware: Firmware) -> list[Finding]:

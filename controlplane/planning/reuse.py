@@ -31,12 +31,21 @@ class Kept:
 
 
 def reuse(
-    target: SiteFacts, kept: Kept | None, disks: tuple[DiskPlan, ...], nics: tuple[NicPlan, ...]
+    target: SiteFacts,
+    kept: Kept | None,
+    disks: tuple[DiskPlan, ...],
+    nics: tuple[NicPlan, ...],
+    *,
+    direct: bool = False,
 ) -> tuple[Reuse | None, list[Finding]]:
     """The copy to go on from, and what people are told of it; None: a full import."""
     if kept is None:
         return None, []
-    why = _obstacle(target, kept, disks, nics)
+    why = (
+        "a direct move makes no recovery point to compare it with"
+        if direct
+        else _obstacle(target, kept, disks, nics)
+    )
     if why or kept.seen is None or kept.holds is None:
         text = f"{kept.name} at {target.site} is not used, everything is sent: {why}"
         return None, [told("RET06", target.site, text)]

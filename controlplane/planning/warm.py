@@ -131,6 +131,9 @@ def _quiescing(source: str, *, agent: bool | None) -> Finding:
 def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
     """What copying `size` bytes at `rate` takes; `calls` seconds pass in provider calls."""
     whole = size / rate
+    if passes.direct:
+        # Read and written at once, and read back; its target is made while the source runs.
+        return Times(seconds=2 * whole + calls, downtime=2 * whole + calls / 2)
     if not passes.warm:
         # Read at the source, brought into the target, and read back for the proof.
         return Times(seconds=3 * whole + calls, downtime=3 * whole + calls)

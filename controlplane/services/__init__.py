@@ -7,6 +7,7 @@ from controlplane.identity.passwords import Passwords
 from controlplane.services.access import Access
 from controlplane.services.adoption import Adoptions
 from controlplane.services.changes import Changes
+from controlplane.services.checks import VaultChecks
 from controlplane.services.identity import Identity
 from controlplane.services.images import Images
 from controlplane.services.instances import Instances
@@ -14,6 +15,7 @@ from controlplane.services.moves import Moves
 from controlplane.services.operations import Operations
 from controlplane.services.orphans import Orphans
 from controlplane.services.placements import Placements
+from controlplane.services.points import RecoveryPoints
 from controlplane.services.ports import Clock, Secrets, ServiceSettings, Signer
 from controlplane.services.protections import Protections
 from controlplane.services.regions import Regions
@@ -23,6 +25,7 @@ from controlplane.services.skus import Skus
 from controlplane.services.stored import Cases
 from controlplane.services.trail import AuditCheckpoints, AuditEntries, Trail
 from controlplane.services.uploads import Uploads
+from controlplane.services.usage import VaultStats
 from controlplane.services.volumes import BlockStorages
 from controlplane.services.workspaces import Workspaces
 from controlplane.store.engine import Store
@@ -69,8 +72,11 @@ class Services:
             Kind.OPERATION: self.operations,
             Kind.AUDIT_ENTRY: AuditEntries(store=store),
             Kind.AUDIT_CHECKPOINT: AuditCheckpoints(store=store),
+            Kind.VAULT_CHECK: VaultChecks(store=store, clock=clock),
+            Kind.VAULT_STATS: VaultStats(store=store),
             Kind.IMAGE_UPLOAD: self.uploads,
             Kind.MOVE: Moves(store=store, clock=clock, bounds=settings.bounds, access=self.access),
             Kind.PROTECTION: Protections(store=store, clock=clock),
+            Kind.RECOVERY_POINT: RecoveryPoints(store=store, clock=clock),
             Kind.PLACEMENT: Placements(store=store),
         }

@@ -13,13 +13,13 @@ from controlplane.services import Services
 from controlplane.services.keytrail import KeyTrail
 from controlplane.services.ports import ServiceSettings
 from controlplane.services.secrets import AuditSigner, SiteSecrets
+from controlplane.services.stores import open_replica, open_store
 from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from controlplane.store.ports import StoredKeys, StoredVault
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
-from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
 
 ORIGIN = "fedctl.audit"
@@ -61,7 +61,7 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
     clock = SystemClock()
     store = Store(settings.database_url)
     agent = AgentClient(settings.agent_socket)
-    objects = LocalObjects(settings.vault)
+    objects = open_store(settings)
     rows = KeptKeys(StoredKeys(store), objects)
     signer = StoreSigner(agent, SigningPurpose.HOME)
     trail = KeyTrail(store, clock, process=process)
@@ -73,6 +73,8 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         signer=StoreSigner(agent, SigningPurpose.VAULT_HEAD),
         clock=clock.now,
         index=index,
+        replica=open_replica(settings),
+        signers={"homes": signer, "incarnations": signer},
     )
     return Assembly(
         store=store,

@@ -1,66 +1,69 @@
 """How fast bytes may come from or go to a site: its limit and the operation's, from their rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from threading import Event, Lock
 from time import monotonic
 from typing import cast
 
 from controlplane.domain.disk import BlockReader, BlockWriter, Extent, is_forward, read_each
+from controlplane.domain.hours import limit_at, read_hours
 from controlplane.domain.ids import OperationId, SiteName
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation
+from controlplane.domain.pace import Bucket, Shared
 from controlplane.domain.resource import Kind
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 
 _LOOK_AGAIN = 2.0
-_AT_ONCE = 0.25
 _REMEMBERED = 1000
-
-
-class _Bucket:
-    """Bytes that took their turn; `due` is when all of them may have passed."""
-
-    def __init__(self) -> None:
-        self.due = 0.0
-
-    def take(self, length: int, rate: float, now: float) -> float:
-        """Seconds to wait after so many more bytes; a pause saves up a quarter of a second."""
-        self.due = max(self.due, now - _AT_ONCE) + length / rate
-        return max(self.due - now, 0.0)
 
 
 class Bandwidth:
     """What all copies of one process share; each process keeps to the limits by itself.
 
-    Limits are bytes a second in each site's and each operation's `maxBandwidth`. They are looked up
-    again every two seconds, so that a change meets what runs.
+    Limits are bytes a second in each site's and each operation's `maxBandwidth`, and in what a
+    site's `bandwidthHours` say of the present time. They are looked up again every two seconds, so
+    that a change meets what runs. At a site's limit operations have equal parts, however many disks
+    each of them copies.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._now = now
         self._lock = Lock()
-        self._buckets: dict[str, _Bucket] = {}
+        self._sites: dict[str, Shared] = {}
+        self._operations: dict[str, Bucket] = {}
         self._targets: dict[OperationId, SiteName] = {}
         self._limits: dict[str, tuple[float, float | None]] = {}
 
-    def owed(self, site: SiteName, operation: OperationId, length: int) -> float:
-        """Seconds to wait after `length` bytes between us and the site."""
-        limits = {
-            f"site {site}": self._limit(f"site {site}", lambda: self._of_site(site)),
-            f"{operation}": self._limit(f"{operation}", lambda: self._of_operation(operation)),
-        }
+    def owed(
+        self, site: SiteName, operation: OperationId, length: int, *, again: bool = False
+    ) -> float:
+        """Seconds to wait after `length` bytes between us and the site.
+
+        `again`: at its other site these bytes have met the operation's own limit already.
+        """
+        of_site = self._limit(f"site {site}", lambda: self._of_site(site))
+        own = None
+        if not again:
+            own = self._limit(f"{operation}", lambda: self._of_operation(operation))
         with self._lock:
-            now = self._clock()
-            return max(
-                (
-                    self._buckets.setdefault(name, _Bucket()).take(length, limit, now)
-                    for name, limit in limits.items()
-                    if limit
-                ),
-                default=0.0,
-            )
+            now, waits = self._clock(), [0.0]
+            if of_site:
+                shared = self._sites.setdefault(site, Shared())
+                waits.append(shared.take(operation, length, of_site, now))
+            if own:
+                bucket = self._operations.setdefault(f"{operation}", Bucket())
+                waits.append(bucket.take(length, own, now))
+            return max(waits)
 
     def to_target_of(self, operation: OperationId, length: int) -> float:
         """Seconds to wait after `length` bytes that the operation's target fetched."""
@@ -83,29 +86,35 @@ class Bandwidth:
             with self._lock:
                 self._limits = {n: k for n, k in self._limits.items() if now - k[0] < _LOOK_AGAIN}
                 self._limits[name] = known
-                idle = [n for n, b in self._buckets.items() if b.due < now - 2 * _LOOK_AGAIN]
-                for other in idle:
-                    del self._buckets[other]
+                since = now - 2 * _LOOK_AGAIN
+                self._sites = {n: s for n, s in self._sites.items() if s.due >= since}
+                self._operations = {n: b for n, b in self._operations.items() if b.due >= since}
         return known[1]
 
     def _of_site(self, site: SiteName) -> float | None:
         with self._store.read() as tx:
-            return _site_limit(tx, site)
+            return _site_limit(tx, site, self._now())
 
     def _of_operation(self, operation: OperationId) -> float | None:
         with self._store.read() as tx:
             return _own_limit(tx.operations.get(operation))
 
 
-def narrowest(tx: Tx, operation: Operation, sites: Iterable[SiteName]) -> float | None:
-    """The least of an operation's limits, in bytes a second; None without any."""
-    limits = [_own_limit(operation), *(_site_limit(tx, site) for site in sites)]
+def narrowest(
+    tx: Tx, operation: Operation, sites: Iterable[SiteName], now: datetime
+) -> float | None:
+    """The least of an operation's limits as of now, in bytes a second; None without any."""
+    limits = [_own_limit(operation), *(_site_limit(tx, site, now) for site in sites)]
     return min((limit for limit in limits if limit), default=None)
 
 
-def _site_limit(tx: Tx, site: SiteName) -> float | None:
+def _site_limit(tx: Tx, site: SiteName, now: datetime) -> float | None:
     found = tx.resources.find(facts(Kind.SITE).key(site, None, None))
-    return None if found is None else cast("float | None", found.spec.get("maxBandwidth"))
+    if found is None:
+        return None
+    always = cast("float | None", found.spec.get("maxBandwidth"))
+    hours = cast("list[dict[str, object]]", found.spec.get("bandwidthHours", []))
+    return limit_at(now, always, read_hours(hours))
 
 
 def _own_limit(operation: Operation) -> float | None:
@@ -116,16 +125,18 @@ class Pace:
     """One copy's part of it, until `told` to stop: then nothing waits any more."""
 
     def __init__(
-        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId, told: Event
-    ) -> None:
+        self, bandwidth: Bandwidth, site: SiteName, operation: OperationId, told: Event,
+        *, again: bool = False,
+    ) -> None:  # fmt: skip
         self._bandwidth = bandwidth
         self._site = site
         self._operation = operation
         self._told = told
+        self._again = again
 
     def passed(self, length: int) -> None:
         """So many bytes went by: wait for their turn."""
-        owed = self._bandwidth.owed(self._site, self._operation, length)
+        owed = self._bandwidth.owed(self._site, self._operation, length, again=self._again)
         if owed > 0:
             self._told.wait(owed)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from controlplane.domain.errors import Invalid
 from controlplane.domain.instance import Firmware
 from controlplane.domain.resource import Kind
+from controlplane.planning.retention import FORM, parse
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NETWORK_MAX = 128
@@ -24,6 +25,14 @@ def _address(value: str) -> bool:
 def _mac(value: str) -> bool:
     """A single station's address: group addresses have the lowest bit of the first octet set."""
     return bool(_MAC.fullmatch(value)) and not int(value[:2], 16) & 1
+
+
+def _retention(value: str) -> bool:
+    try:
+        parse(value)
+    except Invalid:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,13 @@ EXTENSION_KEYS: tuple[ExtensionKey, ...] = (
         form="bios or uefi",
         kinds=frozenset({Kind.INSTANCE}),
         holds=lambda value: value in set(Firmware),
+    ),
+    ExtensionKey(
+        name="fedctl:retention",
+        form=FORM,
+        kinds=frozenset({Kind.WORKSPACE}),
+        holds=_retention,
+        mutable=True,
     ),
 )
 

@@ -44,6 +44,9 @@ _SUBJECTS = {
     OperationKind.SCAN: Kind.SITE,
     OperationKind.IMPORT_IMAGE: Kind.IMAGE,
     OperationKind.DELETE_IMAGE: Kind.IMAGE,
+    OperationKind.CHECK_VAULT: Kind.VAULT_CHECK,
+    OperationKind.VERIFY_POINT: Kind.RECOVERY_POINT,
+    OperationKind.DELETE_POINT: Kind.RECOVERY_POINT,
 }
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from controlplane.domain.artefact import ArtefactState
 from controlplane.domain.errors import Conflict, Invalid, NotFound
+from controlplane.domain.hours import read_hours
 from controlplane.domain.ids import ZONE_NAME_MAX, ResourceId, SiteName, checked_name
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind
@@ -23,7 +24,7 @@ from controlplane.store.tx import Tx
 EVERYWHERE = ResourceId(UUID(int=0))
 ALL_SITES = "all-sites"
 _FIXED = ("provider", "region")
-_LIMITS = frozenset({"maxBandwidth", "maxMoves"})
+_LIMITS = frozenset({"bandwidthHours", "imageClients", "maxBandwidth", "maxMoves"})
 _ACTIONS = {
     "verify": OperationKind.VERIFY_SITE,
     "survey": OperationKind.SURVEY,
@@ -44,6 +45,7 @@ class Sites(Stored):
         checked_name(key.name, what="a site's name", longest=ZONE_NAME_MAX)
         checked_name(str(wish.spec["region"]), what="spec.region")
         _checked_endpoint(str(wish.spec["endpoint"]))
+        read_hours(cast("list[dict[str, object]]", wish.spec.get("bandwidthHours", [])))
         now = self.clock.now()
         with self.store.begin() as tx:
             before = tx.resources.find(key)

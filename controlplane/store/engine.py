@@ -29,7 +29,7 @@ from controlplane.store.tx import Tx
 _WRITERS_TURN = 0x6665646374  # "fedct", the advisory lock that writers take
 _PATIENCE = timedelta(seconds=15)
 _LOOK_AGAIN = 0.05
-NEWEST = "0007"
+NEWEST = "0008"
 """The revision that this version of fedctl reads and writes."""
 
 

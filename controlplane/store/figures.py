@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 from controlplane.store.events import Events
 from controlplane.store.operations import OperationRow, ProgressRow, StepRow
 from controlplane.store.outbox import OutboxRow
+from controlplane.store.settings import Lag, Settings
 from controlplane.store.site_errors import site_errors
+from controlplane.store.vault_rows import DamageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Figures:
     untold_since: datetime | None
     progressed_at: datetime | None
     events: int
+    damaged: int
+    replica: Lag | None = None
 
 
 BYTES = ("bytesRead", "bytesSent", "bytesWritten")
@@ -81,6 +85,8 @@ def figures(session: Session, events: Events) -> Figures:
         untold_since=since,
         progressed_at=progressed,
         events=events.last(),
+        damaged=session.scalar(select(func.count()).select_from(DamageRow)) or 0,
+        replica=Settings(session).lag,
     )
 
 

@@ -99,6 +99,10 @@ class StoredVault:
         with self._store.read() as tx:
             return tx.vault.damaged(domain)
 
+    def mended(self, pack: bytes) -> None:
+        with self._store.begin() as tx:
+            tx.vault.mended(pack)
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         with self._store.read() as tx:
             return tx.vault.last(tenant, instance)
@@ -118,6 +122,10 @@ class StoredVault:
     def points(self) -> tuple[PointRecord, ...]:
         with self._store.read() as tx:
             return tx.vault.points()
+
+    def committed(self) -> tuple[int, datetime | None]:
+        with self._store.read() as tx:
+            return tx.vault.committed()
 
     def forget(self, point: PointId) -> None:
         with self._store.begin() as tx:
@@ -142,6 +150,16 @@ class StoredVault:
     def known_packs(self) -> frozenset[bytes]:
         with self._store.read() as tx:
             return tx.vault.known_packs()
+
+    def domains(self) -> tuple[str, ...]:
+        with self._store.read() as tx:
+            return tx.vault.domains()
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        with self._store.read() as tx:
+            return tx.vault.packs_of(domain, after=after, limit=limit)
 
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         with self._store.begin() as tx:

@@ -1,5 +1,6 @@
 """Images that the gateway serves, under tokens of which only the hash is kept."""
 
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import update
@@ -25,6 +26,8 @@ class _ServedRow(Base):
     sha512: Mapped[str]
     domain: Mapped[str]
     revoked: Mapped[bool]
+    expires_at: Mapped[datetime | None]
+    clients: Mapped[str] = mapped_column(server_default="")
 
 
 class ServedImages:
@@ -67,6 +70,8 @@ def _to_row(served: Served) -> _ServedRow:
         sha512=served.sha512,
         domain=served.domain,
         revoked=served.revoked,
+        expires_at=served.expires_at,
+        clients=" ".join(served.clients),
     )
 
 
@@ -83,4 +88,6 @@ def _to_noun(row: _ServedRow) -> Served:
         sha512=row.sha512,
         domain=row.domain,
         revoked=row.revoked,
+        expires_at=row.expires_at,
+        clients=tuple(row.clients.split()),
     )

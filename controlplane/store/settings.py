@@ -1,5 +1,8 @@
 """What this installation is: its incarnation and life, and how many moves had their turn."""
 
+import json
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -10,7 +13,23 @@ from controlplane.store.rows import Base
 _INCARNATION = "incarnation"
 _TURN = "turn"
 _LIFE = "life"
+_LAG = "replica"
 _RESTORING = "restoring"
+_USAGE = "vault-usage"
+_SAMPLED = "vault-sampled-{parts}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """Of the vault's replica `at` the end of a round.
+
+    `points` are missing, the first of them since `oldest`; `troubles` objects could not be copied.
+    """
+
+    at: datetime
+    points: int
+    oldest: datetime | None
+    troubles: int
 
 
 class _SettingRow(Base):
@@ -74,6 +93,49 @@ class Settings:
         row = self._session.get(_SettingRow, _RESTORING)
         if row is not None:
             self._session.delete(row)
+
+    @property
+    def vault_usage(self) -> dict[str, object] | None:
+        """What the last check of the vault measured, as it was put; None before the first."""
+        row = self._session.get(_SettingRow, _USAGE)
+        return None if row is None else json.loads(row.value)
+
+    @vault_usage.setter
+    def vault_usage(self, measured: dict[str, object]) -> None:
+        self._put(_USAGE, json.dumps(measured))
+
+    def sampled(self, parts: int) -> int:
+        """How many samples of one in `parts` were checked so far: the turn of the next."""
+        row = self._session.get(_SettingRow, _SAMPLED.format(parts=parts))
+        return 0 if row is None else int(row.value)
+
+    def sample(self, parts: int, turn: int) -> None:
+        """That turn was checked; again is fine."""
+        self._put(_SAMPLED.format(parts=parts), str(max(self.sampled(parts), turn + 1)))
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far the vault's replica was behind when a round last ended; None without one."""
+        row = self._session.get(_SettingRow, _LAG)
+        if row is None:
+            return None
+        told = json.loads(row.value)
+        return Lag(
+            at=datetime.fromisoformat(told["at"]),
+            points=told["points"],
+            oldest=datetime.fromisoformat(told["oldest"]) if told["oldest"] else None,
+            troubles=told["troubles"],
+        )
+
+    @lag.setter
+    def lag(self, lag: Lag) -> None:
+        told = {
+            "at": lag.at.isoformat(),
+            "points": lag.points,
+            "oldest": lag.oldest.isoformat() if lag.oldest else None,
+            "troubles": lag.troubles,
+        }
+        self._put(_LAG, json.dumps(told))
 
     def _put(self, name: str, value: str) -> None:
         self._session.merge(_SettingRow(name=name, value=value))

@@ -168,6 +168,9 @@ class Vault:
         rows = self._work.scalars(select(DamageRow).where(DamageRow.domain == domain))
         return frozenset(to_damage(row) for row in rows)
 
+    def mended(self, pack: bytes) -> None:
+        self._work.execute(delete(DamageRow).where(DamageRow.pack == pack))
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         row = self._work.scalars(
             select(PointRow)
@@ -222,6 +225,24 @@ class Vault:
         )
         return tuple(to_point(row) for row in rows)
 
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        count, last = self._work.execute(
+            select(func.count(), func.max(PointRow.committed_at)).where(
+                PointRow.forgotten == false()
+            )
+        ).one()
+        return count, last
+
+    def points_in(self, domain: str) -> tuple[PointRecord, ...]:
+        """Every retained point of the domain, oldest first."""
+        rows = self._work.scalars(
+            select(PointRow)
+            .where(PointRow.forgotten == false(), PointRow.domain == domain)
+            .order_by(PointRow.committed_at, PointRow.point)
+        )
+        return tuple(to_point(row) for row in rows)
+
     def forget(self, point: PointId) -> None:
         row = self._work.get(PointRow, point)
         if row is not None:
@@ -260,6 +281,24 @@ class Vault:
 
     def known_packs(self) -> frozenset[bytes]:
         return frozenset(self._work.scalars(select(PackRow.pack)))
+
+    def domains(self) -> tuple[str, ...]:
+        packs = self._work.scalars(select(PackRow.domain).distinct())
+        points = self._work.scalars(
+            select(PointRow.domain).where(PointRow.forgotten == false()).distinct()
+        )
+        return tuple(sorted({*packs, *points}))
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        rows = self._work.execute(
+            select(PackRow.pack, PackRow.state)
+            .where(PackRow.domain == domain, PackRow.pack > after)
+            .order_by(PackRow.pack)
+            .limit(limit)
+        )
+        return tuple((row.pack, PackState(row.state)) for row in rows)
 
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         if self._work.get(PointRow, record.point) is not None:

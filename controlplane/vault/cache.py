@@ -1,7 +1,8 @@
 """One domain's chunk index on the local disk: sorted segments, merged as they get many.
 
-Four segments of about one size become one, so that an entry is written again a few times in all and
-a search looks into some ten files at most. A file is whole or thrown away; a lost one costs time.
+Four segments of about one size become one, of large ones eight, so that an entry is written again a
+few times in all and a search looks into some ten files. A file is whole or thrown away; a lost one
+costs time.
 """
 
 import fcntl
@@ -14,8 +15,8 @@ from blake3 import blake3
 
 from controlplane.vault.segment import SHORT, Row, Segment, key_of, merged, number_of, row
 
-_FANIN = 4
 _SMALL = 16384
+_LARGE_TIER = 4  # from a million rows on
 
 Found = tuple[bytes, int]
 Entries = Sequence[tuple[bytes, int]]
@@ -104,8 +105,8 @@ class Cache:
         tiers: dict[int, list[Segment]] = {}
         for segment in self._segments:
             tiers.setdefault(_tier(segment.count), []).append(segment)
-        for _, alike in sorted(tiers.items()):
-            if len(alike) >= _FANIN:
+        for tier, alike in sorted(tiers.items()):
+            if len(alike) >= (4 if tier < _LARGE_TIER else 8):
                 self._merge(alike)
                 self._merge_where_many()
                 return

@@ -1,6 +1,6 @@
 """Making recovery points: prove what is new, then one transaction, then the signed heads."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +36,7 @@ from controlplane.vault.nouns import (
     Member,
     PointCommitted,
 )
-from controlplane.vault.pack import Packs
+from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
     Keys,
     ObjectStore,
@@ -47,6 +47,7 @@ from controlplane.vault.sealing import open_object, seal_object
 
 _CHECKERS = 2
 _RACES = 5
+_LISTED = 1000  # about as many as one answer of a listing names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ class Committing:
         copied = self._copied(point, disks)
         needed = self._needed(copied, point, domain)
         fresh = self._verify(point, domain, copied, needed)
+        self._look_for(needed.difference(fresh), point, domain, copied)
         body = encode_root(point, domain, copied)
         root = root_hash(self.keys(domain).id_key, body)
         self._put_root(domain, root_name(point, root), body)
@@ -145,6 +147,7 @@ class Committing:
         last = self.records.last(tenant, instance)
         if last is not None:
             self._publish_left_out(last)
+        now = self.clock()
         head = Head(
             tenant=tenant,
             instance=instance,
@@ -154,6 +157,7 @@ class Committing:
             key_ids=(self.keys(proven.domain).data_key_id,),
             mark=mark_text(mark),
             root=proven.root,
+            at=now,
             group=group,
         )
         record = PointRecord(
@@ -165,7 +169,7 @@ class Committing:
             head=sign_head(head, self.signer),
             root=proven.root,
             disks=proven.disks,
-            committed_at=self.clock(),
+            committed_at=now,
         )
         return Commitment(record=record, packs=proven.needed, attempt=attempt)
 
@@ -218,18 +222,41 @@ class Committing:
             else:
                 damages |= {Damage(domain=domain, pack=pack, position=p) for p in bad}
         if damages:
-            for damage in damages:
-                self.index.damaged(damage)
+            places = self._remember(damages, disks, domain)
             raise Integrity(
-                f"recovery point {point}: {self._places(disks, domain, damages)} did not read back"
-                " from the vault as written; copy the disk again, and look at the store's hardware"
+                f"recovery point {point}: {places} did not read back from the vault as written;"
+                " copy the disk again, and look at the store's hardware"
             )
         if self.cancelled():
             raise CopyStopped
         return [pack for pack in mine if pack in needed]
 
+    def _look_for(
+        self, packs: Collection[bytes], point: PointId, domain: str, disks: tuple[DiskCopied, ...]
+    ) -> None:
+        """A pack that was lost or cut since it was verified is not taken for stored."""
+        if len(packs) > _LISTED:
+            here = frozenset(self.objects.names("packs"))
+            gone = [pack for pack in packs if pack_name(pack) not in here]
+        else:
+            gone = [pack for pack in packs if not self.packs.stands(pack)]
+        if gone:
+            lost = {Damage(domain=domain, pack=pack) for pack in gone}
+            places = self._remember(lost, disks, domain)
+            raise Integrity(
+                f"recovery point {point}: {places} refers to {len(gone)} packs that the store has"
+                " lost or cut; copy the disk again, and look where they went: earlier points"
+                " need them too"
+            )
+
+    def _remember(self, damages: set[Damage], disks: tuple[DiskCopied, ...], domain: str) -> str:
+        """Out of the index at once; the first damaged place of each disk."""
+        for damage in damages:
+            self.packs.drop(damage.pack)
+            self.index.damaged(damage)
+        return self._places(disks, domain, damages)
+
     def _places(self, disks: tuple[DiskCopied, ...], domain: str, damages: set[Damage]) -> str:
-        """The first damaged place of each disk."""
         bad = {(d.pack, d.position) for d in damages}
         places: list[str] = []
         for copied in disks:

@@ -21,6 +21,7 @@ from controlplane.domain.vault import (
 from controlplane.vault import signed
 from controlplane.vault.ports import Signer
 
+HEADS = "heads"
 _KIND = "fedctl-head-1"
 _FIELD = "head"
 
@@ -29,6 +30,7 @@ _FIELD = "head"
 class Head:
     """`previous` is the hash of the former head document; `root` that of the point's root.
 
+    `at` is when the point was made; heads of before say nothing of it.
     `group` tells of the points that were committed with this one; none of one that stands alone.
     """
 
@@ -40,6 +42,7 @@ class Head:
     key_ids: tuple[str, ...]
     mark: str
     root: str
+    at: datetime | None = None
     group: InGroup | None = None
 
 
@@ -67,6 +70,7 @@ def sign_head(head: Head, signer: Signer) -> bytes:
         "key_ids": list(head.key_ids),
         "mark": head.mark,
         "root": head.root,
+        **({} if head.at is None else {"at": head.at.astimezone(UTC).isoformat()}),
     }
     if head.group is not None:
         body["group"] = _group(head.group)
@@ -86,6 +90,7 @@ def read_head(document: bytes, signer: Signer, *, what: str) -> Head:
             key_ids=tuple(body["key_ids"]),
             mark=body["mark"],
             root=body["root"],
+            at=datetime.fromisoformat(body["at"]) if "at" in body else None,
             group=_read_group(body["group"]) if "group" in body else None,
         )
     except (ValueError, KeyError, TypeError) as e:

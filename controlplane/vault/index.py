@@ -14,7 +14,7 @@ from controlplane.vault.ports import (
     ObjectStore,
     VaultRecords,
 )
-from controlplane.vault.published import SEGMENT_ENTRIES, Published, drop_other_domains
+from controlplane.vault.published import SEGMENT_ENTRIES, Published, Read, drop_other_domains
 from controlplane.vault.sealing import PAGE
 
 _WORTH = 16  # a table takes about as long to read as a sixteenth of a segment
@@ -28,14 +28,14 @@ class ChunkIndex:
 
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
-        records: VaultRecords,
+        records: VaultRecords, read: Read | None = None,
     ) -> None:  # fmt: skip
         self._objects = objects
         self._packs = packs
         self._records = records
         self._changing = RLock()
         self._folder = Folder(path)
-        self._published = Published(objects, keys)
+        self._published = Published(objects, keys, read)
         self._caches: dict[str, Cache] = {}
         self._wrong: dict[str, set[Found]] = {}
 
@@ -95,6 +95,11 @@ class ChunkIndex:
         else:
             with self._changing:
                 self._wrong.setdefault(damage.domain, set()).add((damage.pack, damage.position))
+
+    def mended(self, pack: bytes) -> None:
+        """The pack is whole again: it serves dedup after the next `refresh`."""
+        self._records.mended(pack)
+        self.drop_pack(pack)
 
     def drop_pack(self, pack: bytes) -> None:
         with self._changing:

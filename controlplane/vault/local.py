@@ -2,16 +2,15 @@
 
 import errno
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from controlplane.domain.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
+from controlplane.domain.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
+from controlplane.vault.names import checked
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _COMING = ".coming"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -93,9 +92,32 @@ class LocalObjects:
         self._durable.add(folder)
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise Invalid(f"{name[:200]!r} cannot name a stored object")
-        return self._root / name
+        return self._root / checked(name)
+
+
+class FoundObjects(LocalObjects):
+    """A folder that has to be there: where a disk is not mounted, none is made in its place."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def upload(self, name: str) -> "LocalUpload":
+        self._reach()
+        with _named(name):
+            (self._root / _COMING).mkdir(mode=0o700, exist_ok=True)
+        return super().upload(name)
+
+    def sweep(self, before: datetime) -> int:
+        self._reach()
+        return super().sweep(before) if (self._root / _COMING).exists() else 0
+
+    def _path(self, name: str) -> Path:
+        self._reach()
+        return super()._path(name)
+
+    def _reach(self) -> None:
+        if not self._root.is_dir():
+            raise Unavailable(f"the folder {self._root} is not there: mount its disk, or make it")
 
 
 class LocalUpload:

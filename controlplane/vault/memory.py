@@ -151,6 +151,10 @@ class MemoryRecords:
         with self._lock:
             return frozenset(d for d in self._damages if d.domain == domain)
 
+    def mended(self, pack: bytes) -> None:
+        with self._lock:
+            self._damages = {d for d in self._damages if d.pack != pack}
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         with self._lock:
             return self._last.get((tenant, instance))
@@ -201,6 +205,10 @@ class MemoryRecords:
         with self._lock:
             return tuple(record for record, _ in self._points.values())
 
+    def committed(self) -> tuple[int, datetime | None]:
+        points = self.points()
+        return len(points), max((record.committed_at for record in points), default=None)
+
     def forget(self, point: PointId) -> None:
         with self._lock:
             self._points.pop(point, None)
@@ -242,6 +250,22 @@ class MemoryRecords:
     def known_packs(self) -> frozenset[bytes]:
         with self._lock:
             return frozenset(self._packs)
+
+    def domains(self) -> tuple[str, ...]:
+        with self._lock:
+            packs = {pack.domain for pack in self._packs.values()}
+            return tuple(sorted(packs | {record.domain for record, _ in self._points.values()}))
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        with self._lock:
+            found = sorted(
+                (name, pack.state)
+                for name, pack in self._packs.items()
+                if pack.domain == domain and name > after
+            )
+            return tuple(found[:limit])
 
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:
         with self._lock:

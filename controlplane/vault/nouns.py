@@ -1,6 +1,7 @@
 """The vault's words that no record keeps: what a copy tells, what a commit and a round give."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from controlplane.domain.disk import MIB, Mark
 from controlplane.domain.ids import InstanceId, PointId
@@ -50,11 +51,15 @@ class PointCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """One round of collection; `unknown` objects are in the store but not on record, and stay."""
+    """One round of collection.
+
+    `locked` packs the store did not let us delete; `why_locked` is what it said of the last one.
+    """
 
     condemned: int
     deleted: int
-    unknown: tuple[str, ...]
+    locked: int = 0
+    why_locked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +76,23 @@ class Recalled:
     packs_gone: int
     unreadable: tuple[str, ...]
     broken_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated:
+    """One round of bringing the replica up to the vault's store.
+
+    `behind` points are not there yet, the first of them since `oldest`. `mended` objects the first
+    store had lost; `troubles` say what could not be copied, and why. `kept` of the deletions on
+    record the replica did not let us follow; `why_kept` is what it said of the last.
+    """
+
+    copied: int
+    bytes: int
+    removed: int
+    kept: int
+    why_kept: str
+    mended: tuple[str, ...]
+    troubles: tuple[str, ...]
+    behind: int
+    oldest: datetime | None

@@ -43,6 +43,30 @@ def pack_name(pack: bytes) -> str:
     return f"packs/{text[:2]}/{text}"
 
 
+def pack_of(name: str) -> bytes:
+    """The pack that an object's name names; Integrity when it names none."""
+    try:
+        pack = bytes.fromhex(name.rpartition("/")[2])
+    except ValueError:
+        pack = b""
+    if len(pack) != ID or pack_name(pack) != name:
+        raise Integrity(f"{name} is not the name of a pack")
+    return pack
+
+
+def domain_of(data: bytes) -> str:
+    """The dedup domain that a pack's first bytes tell; to be proven by opening it as that."""
+    start = len(_MAGIC) + 2
+    try:
+        (length,) = struct.unpack_from(">H", data, len(_MAGIC))
+        domain = data[start : start + length].decode()
+    except (struct.error, UnicodeDecodeError) as e:
+        raise Integrity("a pack does not begin as one does") from e
+    if not data.startswith(_MAGIC) or not domain:
+        raise Integrity("a pack does not begin as one does")
+    return domain
+
+
 def _header(domain: str, key_id: str, pack: bytes) -> bytes:
     d, k = domain.encode(), key_id.encode()
     return _MAGIC + struct.pack(">H", len(d)) + d + struct.pack(">B", len(k)) + k + pack
@@ -119,9 +143,10 @@ class PackWriter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """An opened pack: its table, and the means to open blobs."""
+    """An opened pack: its table, and the means to open blobs. `size` is the object's, in bytes."""
 
     id: bytes
+    size: int
     blobs: tuple[Blob, ...]
     cipher: BlobCipher
     id_key: bytes
@@ -139,9 +164,10 @@ KEY_MISSING = "key-missing"
 class Packs:
     """Reading packs, with the tables of recently used ones kept."""
 
-    def __init__(self, *, objects: ObjectStore, keys: Keys) -> None:
+    def __init__(self, *, objects: ObjectStore, keys: Keys, tables: int = _TABLES) -> None:
         self._objects = objects
         self._keys = keys
+        self._tables = tables
         self._lock = Lock()
         self._opened: OrderedDict[bytes, Pack] = OrderedDict()
 
@@ -159,13 +185,23 @@ class Packs:
             raise Integrity(f"pack {pack.hex()} of {domain} is damaged in its table") from e
         with self._lock:
             self._opened[pack] = opened
-            while len(self._opened) > _TABLES:
+            while len(self._opened) > self._tables:
                 self._opened.popitem(last=False)
         return opened
 
     def drop(self, pack: bytes) -> None:
         with self._lock:
             self._opened.pop(pack, None)
+
+    def stands(self, pack: bytes) -> bool:
+        """Whether it is in the store, and as long as when its table was read, if that is kept."""
+        try:
+            size = self._objects.size(pack_name(pack))
+        except NotFound:
+            return False
+        with self._lock:
+            known = self._opened.get(pack)
+        return size == known.size if known else size > 0
 
     def read(self, pack: Pack, offset: int, length: int) -> bytes:
         """Stored bytes; shorter than asked when the object was cut off; Integrity when gone."""
@@ -178,12 +214,22 @@ class Packs:
         """Read the pack back, decrypt and rehash every blob; the positions that failed."""
         self.drop(pack)
         opened = self.open(domain, pack)
+        return self.check_blobs(opened, range(len(opened.blobs)), stopped)
+
+    def check_blobs(
+        self, opened: Pack, which: range, stopped: Callable[[], bool],
+        passed: Callable[[int], None] = lambda _: None,
+    ) -> list[int]:  # fmt: skip
+        """Read these neighbouring blobs, decrypt and rehash them; the positions that failed.
+
+        `passed` is told of stored bytes as they were read. Integrity when the pack is missing.
+        """
         bad: list[int] = []
-        first = 0
-        while first < len(opened.blobs) and not stopped():
+        first, stop = which.start, which.stop
+        while first < stop and not stopped():
             start = opened.blobs[first].offset
             last = first
-            while last < len(opened.blobs) and opened.blobs[last].offset < start + 4 * MIB:
+            while last < stop and opened.blobs[last].offset < start + 4 * MIB:
                 last += 1
             end = opened.blobs[last - 1].offset + opened.blobs[last - 1].stored
             data = self.read(opened, start, end - start)
@@ -194,6 +240,7 @@ class Packs:
                     opened.cipher.open(position, blob, sealed, opened.id_key)
                 except Unsealable:
                     bad.append(position)
+            passed(len(data))
             first = last
         return bad
 
@@ -229,4 +276,4 @@ class Packs:
             offset += stored
         if offset != start:
             raise Unsealable
-        return Pack(id=pack, blobs=tuple(blobs), cipher=cipher, id_key=keys.id_key)
+        return Pack(id=pack, size=size, blobs=tuple(blobs), cipher=cipher, id_key=keys.id_key)

@@ -61,7 +61,8 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """Immutable objects under names such as `packs/ab/abcd`; used by many threads at a time.
 
-    A full store raises Exhausted, one that does not answer Unavailable.
+    A full store raises Exhausted, one that does not answer Unavailable, one that refuses our key
+    Denied, and Integrity is what it says of bytes that did not arrive as they were sent.
     """
 
     def upload(self, name: str) -> Upload: ...
@@ -79,7 +80,11 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Gone afterwards; one that is not there is fine."""
+        """Gone afterwards; one that is not there is fine. Denied when the store locked it."""
+
+    def sweep(self, before: datetime) -> int:
+        """Remove uploads that never ended and are older than that; how many."""
+        ...
 
 
 class VaultRecords(Protocol):
@@ -138,6 +143,9 @@ class VaultRecords(Protocol):
 
     def damaged(self, domain: str) -> frozenset[Damage]: ...
 
+    def mended(self, pack: bytes) -> None:
+        """The pack is whole again: forget its damages; none is fine."""
+
     def last(self, tenant: TenantName, instance: InstanceId) -> PointRecord | None:
         """The instance's point with the highest sequence ever committed, forgotten or not."""
         ...
@@ -164,6 +172,10 @@ class VaultRecords(Protocol):
         """Every retained point."""
         ...
 
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        ...
+
     def forget(self, point: PointId) -> None:
         """Its packs are no longer held by it; idempotent. Its sequence stays used."""
 
@@ -186,6 +198,16 @@ class VaultRecords(Protocol):
 
     def known_packs(self) -> frozenset[bytes]:
         """Every pack on record, in any state."""
+        ...
+
+    def domains(self) -> tuple[str, ...]:
+        """Every dedup domain with a pack or a retained point on record, in order."""
+        ...
+
+    def packs_of(
+        self, domain: str, *, after: bytes, limit: int
+    ) -> tuple[tuple[bytes, PackState], ...]:
+        """At most `limit` packs of the domain, by their ids, behind the id `after`."""
         ...
 
     def adopt(self, record: PointRecord, *, packs: Collection[bytes], retained: bool) -> None:

@@ -2,14 +2,15 @@
 
 import os
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
 from controlplane.domain.errors import FedctlError, Integrity, NotFound
-from controlplane.vault.ports import Keys, ObjectStore
+from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 from controlplane.vault.sealing import ID, open_object, seal_object
 
 SEGMENT_ENTRIES = 1 << 18
@@ -23,8 +24,20 @@ _LENGTH = struct.Struct(">I")
 _COUNT = struct.Struct(">Q")
 _HEAD_READ = 65536
 
+T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Gives what the check makes of a whole object, of whichever store has it sound."""
+
+    def __call__(self, name: str, check: Callable[[bytes], T]) -> T: ...
+
+
 Entries = Sequence[tuple[bytes, int]]
 """(id, position) of the chunks of one pack."""
+
+Alive = Callable[[Collection[bytes]], Collection[bytes]]
+"""Which of some packs are on record still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +55,40 @@ class Published:
     Used by one thread at a time.
     """
 
-    def __init__(self, objects: ObjectStore, keys: Keys) -> None:
+    def __init__(self, objects: ObjectStore, keys: Keys, read: Read | None = None) -> None:
         self._objects = objects
         self._keys = keys
+        self._whole: Read = read or self._of_the_store
         self._heads: dict[str, Head] = {}
 
     def heads(self, domain: str) -> dict[str, Head]:
-        """Those that can be read, by name; each is fetched once."""
-        names = set(self._objects.names(_prefix(domain)))
-        for name in [n for n in self._heads if n.startswith(f"{_prefix(domain)}/")]:
+        """All by name, each fetched once; one that cannot be read speaks of no packs."""
+        names = set(self._objects.names(segment_prefix(domain)))
+        for name in [n for n in self._heads if n.startswith(f"{segment_prefix(domain)}/")]:
             if name not in names:
                 del self._heads[name]
         for name in names - self._heads.keys():
-            with suppress(Integrity, NotFound):
-                self._heads[name] = self._head(domain, name)
+            with suppress(NotFound):
+                try:
+                    self._heads[name] = self._head(domain, name)
+                except Integrity:
+                    self._heads[name] = Head(packs=(), entries=0, start=0)
         return {name: self._heads[name] for name in names if name in self._heads}
+
+    def names(self, domain: str) -> Iterator[str]:
+        return self._objects.names(segment_prefix(domain))
+
+    def look(self, domain: str, name: str) -> None:
+        """Read it anew and whole. Integrity, NotFound."""
+        self.read(domain, name, self._head(domain, name))
 
     def read(self, domain: str, name: str, head: Head) -> dict[bytes, list[tuple[bytes, int]]]:
         """Entries by pack, sorted by id. Integrity, NotFound."""
-        body = open_object(self._keys(domain), name, self._objects.get(name, head.start))
+        keys = self._keys(domain)
+        try:
+            body = open_object(keys, name, self._objects.get(name, head.start))
+        except Integrity:
+            body = self._whole(name, lambda data: checked_segment(keys, name, data)[1])
         found: list[list[tuple[bytes, int]]] = [[] for _ in head.packs]
         for identity, number, position in _ENTRY.iter_unpack(body):
             found[number].append((identity, position))
@@ -72,7 +100,7 @@ class Published:
             for number, found in enumerate(packs.values())
             for identity, position in found
         )
-        name = f"{_prefix(domain)}/{os.urandom(16).hex()}"
+        name = f"{segment_prefix(domain)}/{os.urandom(16).hex()}"
         keys = self._keys(domain)
         told = _COUNT.pack(len(entries)) + b"".join(packs)
         head = seal_object(keys, _head_name(name), told)
@@ -81,15 +109,13 @@ class Published:
         self._objects.put(name, _LENGTH.pack(len(head)) + head + seal_object(keys, name, body))
         self._heads[name] = Head(packs=tuple(packs), entries=len(entries), start=start)
 
-    def merge_where_many(
-        self, domain: str, alive: Callable[[Collection[bytes]], Collection[bytes]]
-    ) -> None:
+    def merge_where_many(self, domain: str, alive: Alive) -> None:
         """Put a few in the place of many small ones."""
         small = {n: h for n, h in self.heads(domain).items() if h.entries < _SMALL}
         if len(small) >= _MANY:
             self._replace(domain, small, alive)
 
-    def tidy(self, domain: str, alive: Callable[[Collection[bytes]], Collection[bytes]]) -> None:
+    def tidy(self, domain: str, alive: Alive) -> None:
         """Remove what speaks of packs that are gone, and write anew what mostly does."""
         heads = self.heads(domain)
         here = alive({pack for head in heads.values() for pack in head.packs})
@@ -103,7 +129,7 @@ class Published:
 
     def _replace(
         self, domain: str, old: Mapping[str, Head],
-        alive: Callable[[Collection[bytes]], Collection[bytes]],
+        alive: Alive,
     ) -> None:  # fmt: skip
         """Old ones go when what replaces them is there; whoever reads them then looks elsewhere."""
         names: list[str] = []
@@ -121,7 +147,7 @@ class Published:
 
     def _put_in_place(
         self, domain: str, names: Sequence[str], packs: Mapping[bytes, Entries],
-        alive: Callable[[Collection[bytes]], Collection[bytes]],
+        alive: Alive,
     ) -> None:  # fmt: skip
         here = alive(packs)
         kept = {pack: found for pack, found in packs.items() if pack in here}
@@ -130,31 +156,48 @@ class Published:
         for name in names:
             self._objects.delete(name)
 
+    def _of_the_store(self, name: str, check: Callable[[bytes], T]) -> T:
+        return check(self._objects.get(name))
+
     def _head(self, domain: str, name: str) -> Head:
-        start = self._objects.get(name, 0, _HEAD_READ)
-        if len(start) < _LENGTH.size:
-            raise Integrity(f"stored object {name} is damaged: it is too short")
-        end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
-        if end > len(start):
-            start += self._objects.get(name, len(start), end - len(start))
-        told = open_object(self._keys(domain), _head_name(name), start[_LENGTH.size : end])
-        (entries,) = _COUNT.unpack_from(told)
-        packs = tuple(told[i : i + ID] for i in range(_COUNT.size, len(told), ID))
-        return Head(packs=packs, entries=entries, start=end)
+        keys = self._keys(domain)
+        try:
+            return _head(keys, name, self._objects.get)
+        except Integrity:
+            return self._whole(name, lambda data: checked_segment(keys, name, data)[0])
 
 
 def drop_other_domains(objects: ObjectStore, domains: Collection[str]) -> None:
     """Remove the segments of every domain but these."""
-    known = {_prefix(domain) for domain in domains}
+    known = {segment_prefix(domain) for domain in domains}
     for name in list(objects.names(_FOLDER)):
         if name.rpartition("/")[0] not in known:
             with suppress(FedctlError):
                 objects.delete(name)
 
 
-def _prefix(domain: str) -> str:
+def segment_prefix(domain: str) -> str:
     return f"{_FOLDER}/{blake3(domain.encode()).hexdigest()[:32]}"
 
 
 def _head_name(name: str) -> str:
     return f"{name} packs"
+
+
+def checked_segment(keys: DomainKeys, name: str, data: bytes) -> tuple[Head, bytes]:
+    """What a whole segment speaks of, and its entries; Integrity."""
+    head = _head(keys, name, lambda _, start, length: data[start : start + length])
+    return head, open_object(keys, name, data[head.start :])
+
+
+def _head(keys: DomainKeys, name: str, get: Callable[[str, int, int], bytes]) -> Head:
+    start = get(name, 0, _HEAD_READ)
+    if len(start) < _LENGTH.size:
+        raise Integrity(f"stored object {name} is damaged: it is too short")
+    end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
+    if end > len(start):
+        start += get(name, len(start), end - len(start))
+    told = open_object(keys, _head_name(name), start[_LENGTH.size : end])
+    (entries,) = _COUNT.unpack_from(told)
+    packs = tuple(told[i : i + ID] for i in range(_COUNT.size, len(told), ID))
+    return Head(packs=packs, entries=entries, start=end)

@@ -1,7 +1,7 @@
 """A recovery point's disk as a block reader: random access, decrypted and checked."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Self
 
@@ -23,7 +23,8 @@ _KEPT = 8 * MIB
 class PointReader:
     """Reads one disk of a point. `subject` names instance and disk in what goes wrong.
 
-    Many threads may share it: a lock keeps one of them inside at a time.
+    Many threads may share it; they wait for each other where they share what is kept, not for the
+    store.
     """
 
     def __init__(self, *, copied: DiskCopied, blobs: Blobs, subject: str) -> None:
@@ -83,6 +84,61 @@ class PointReader:
         """Size and chunk size in bytes."""
         return self._layout.size, self._layout.chunk
 
+    @property
+    def chunk(self) -> int:
+        """A chunk's length in bytes."""
+        return self._layout.chunk
+
+    def frames(self, first: int, count: int) -> list[int | None]:
+        """As FrameReader says; Integrity names what is damaged."""
+        refs = self._refs(range(first, first + count))
+        try:
+            lengths = iter(self._blobs.frames([ref for _, ref in refs if ref is not None]))
+        except Integrity as e:
+            raise self._named(first * self._layout.chunk, str(e)) from e
+        found: list[int | None] = [None if ref is None else next(lengths) for _, ref in refs]
+        short = self._short - first
+        if 0 <= short < count and found[short] is not None:
+            found[short] = 0
+        return found
+
+    def read_stored(self, chunks: Sequence[int]) -> list[bytes]:
+        """As FrameReader says; decrypted, and frames neither decompressed nor rehashed.
+
+        The seal binds each frame to its chunk's id, so what comes is what was read back when the
+        point was made, or Integrity.
+        """
+        refs = self._refs(chunks)
+        got = self._blobs.stored([ref for _, ref in refs if ref is not None])
+        out: list[bytes] = []
+        for (number, _), body in zip(refs, got, strict=True):
+            if isinstance(body, Integrity):
+                raise self._named(number * self._layout.chunk, str(body)) from body
+            out.append(body)
+        if self._short in chunks:
+            at = self._short * self._layout.chunk
+            out[list(chunks).index(self._short)] = self.read(at, self.size - at)
+        return out
+
+    def chunks(self, numbers: Sequence[int]) -> list[bytes]:
+        """Plain chunks, opened on the caller's thread; none of them may be all zero.
+
+        For threads that share a disk between them: nothing is kept or read ahead.
+        """
+        refs = self._refs(numbers)
+        got = self._blobs.fetch([ref for _, ref in refs if ref is not None], alone=True)
+        out: list[bytes] = []
+        for (number, _), plain in zip(refs, got, strict=True):
+            if isinstance(plain, Integrity):
+                raise self._named(number * self._layout.chunk, str(plain)) from plain
+            out.append(plain)
+        return out
+
+    @property
+    def _short(self) -> int:
+        """The number of a last chunk that is shorter than the others; -1 without one."""
+        return self._layout.chunks - 1 if self.size % self._layout.chunk else -1
+
     def leaf(self, index: int) -> Ref | None:
         """The reference to leaf page number `index`; None where all of it is zero."""
         with self._lock:
@@ -108,10 +164,7 @@ class PointReader:
             return b""
         chunk = self._layout.chunk
         first, end = offset // chunk, -(-(offset + length) // chunk)
-        with self._lock:
-            if self._closed:
-                raise Invalid(f"{self._subject}: the reader is closed")
-            chunks = self._chunks(first, end)
+        chunks = self._chunks(first, end)
         if len(chunks) == 1:
             return chunks[0][offset - first * chunk : offset - first * chunk + length]
         chunks[0] = chunks[0][offset - first * chunk :]
@@ -138,46 +191,62 @@ class PointReader:
                 yield leaf * layout.leaf + i * layout.chunk, kind
 
     def _chunks(self, first: int, end: int) -> list[bytes]:
-        missing = [n for n in range(first, end) if n not in self._kept]
-        found: dict[int, bytes] = {n: self._kept[n] for n in range(first, end) if n in self._kept}
-        if missing:
+        with self._lock:
+            self._check_open()
+            found = {n: self._kept[n] for n in range(first, end) if n in self._kept}
+            for n in found:
+                self._kept.move_to_end(n)
+            missing = [n for n in range(first, end) if n not in found]
             # A reader that goes forward gets the following chunks fetched along.
-            if self._next == first:
+            if missing and self._next == first:
                 stop = min(max(end, first + self._ahead), self._layout.chunks)
                 missing += [n for n in range(end, stop) if n not in self._kept]
+            self._next = end
+        if missing:
             found |= self._fetch(missing, end)
-        self._next = end
-        for n in range(first, end):
-            if n in self._kept:
-                self._kept.move_to_end(n)
         return [found[n] for n in range(first, end)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Invalid(f"{self._subject}: the reader is closed")
+
+    def _refs(self, numbers: Iterable[int]) -> list[tuple[int, Ref | None]]:
+        found: list[tuple[int, Ref | None]] = []
+        for n in numbers:
+            try:
+                found.append((n, self._tree.chunk(n)))
+            except Integrity as e:
+                leaf = n // FANOUT * self._layout.leaf
+                raise self._named(leaf, f"the manifest page there: {e}") from e
+        return found
 
     def _fetch(self, numbers: list[int], end: int) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
-        refs = []
+        wanted: list[tuple[int, Ref]] = []
         for n in numbers:
             try:
-                ref = self._tree.chunk(n)
-            except Integrity as e:
+                [(_, ref)] = self._refs([n])
+            except Integrity:
                 if n >= end:
                     continue
-                leaf = n // FANOUT * self._layout.leaf
-                raise self._named(leaf, f"the manifest page there: {e}") from e
+                raise
             if ref is None:
                 found[n] = zeros(self._layout.chunk_length(n))
             else:
-                refs.append((n, ref))
-        got = self._blobs.fetch([ref for _, ref in refs])
-        for (n, _), plain in zip(refs, got, strict=True):
-            if isinstance(plain, Integrity):
-                if n < end:
-                    raise self._named(n * self._layout.chunk, str(plain)) from plain
-                continue
-            found[n] = plain
-            self._kept[n] = plain
-        while len(self._kept) > self._keep:
-            self._kept.popitem(last=False)
-        return found
+                wanted.append((n, ref))
+        got = self._blobs.fetch([ref for _, ref in wanted])
+        kept: dict[int, bytes] = {}
+        for (n, _), plain in zip(wanted, got, strict=True):
+            if not isinstance(plain, Integrity):
+                kept[n] = plain
+            elif n < end:
+                raise self._named(n * self._layout.chunk, str(plain)) from plain
+        with self._lock:
+            self._check_open()
+            self._kept |= kept
+            while len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+        return found | kept
 
     def _named(self, offset: int, what: str) -> Integrity:
         return Integrity(

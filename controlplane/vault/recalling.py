@@ -76,7 +76,8 @@ class Recalling:
         last = self._head(names[-1], self.objects.get(names[-1]))
         known = self.records.last(last.tenant, last.instance)
         # The last on record may have been committed a moment before its head was put there.
-        if known is not None and known.sequence > last.sequence + 1:
+        ahead = known.sequence - last.sequence if known is not None else 0
+        if known is not None and (ahead > 1 or (ahead == 1 and self._lacks(known))):
             raise Integrity(
                 f"the store shows recovery point {last.sequence} of instance {last.instance} as its"
                 f" last, point {known.sequence} is on record: it serves an older state; find the"
@@ -126,7 +127,7 @@ class Recalling:
             head=document,
             root=head.root,
             disks=disks,
-            committed_at=self.clock(),
+            committed_at=head.at or self.clock(),
         )
         kept = bool(disks) and trouble is None
         self.records.adopt(record, packs=packs if kept else (), retained=kept)
@@ -150,6 +151,10 @@ class Recalling:
 
     def _has_root(self, record: PointRecord) -> bool:
         return self._there(root_name(record.point, record.root))
+
+    def _lacks(self, record: PointRecord) -> bool:
+        """A root is there before its point is on record, and until it is forgotten."""
+        return self.records.point(record.point) is not None and not self._has_root(record)
 
     def _there(self, name: str) -> bool:
         try:

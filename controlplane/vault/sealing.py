@@ -91,15 +91,29 @@ class BlobCipher:
         except InvalidTag as e:
             raise Unsealable from e
 
-    def open(self, position: int, blob: Blob, sealed: bytes, id_key: bytes) -> bytes:
-        """The plain bytes, decrypted, decompressed and rehashed to their id."""
+    def body(self, position: int, blob: Blob, sealed: bytes | memoryview) -> bytes:
+        """What was sealed: a zstd frame, or plain bytes, as the codec says.
+
+        Neither decompressed nor rehashed. That it is what was written under this id, codec and
+        length is proven by the tag, which binds all three with pack and position; that it was right
+        when it was written, by the reading back of its pack before any point could refer to it.
+        """
         bound = self._header + _BINDING.pack(position, blob.id, blob.codec, blob.plain, blob.stored)
         try:
-            body = self._gcm.decrypt(position.to_bytes(_NONCE, "big"), sealed, bound)
-            if blob.codec & CODEC == ZSTD:
-                body = _zstd.unpack.decompress(body, max_output_size=blob.plain)
-        except (InvalidTag, zstandard.ZstdError) as e:
+            return self._gcm.decrypt(position.to_bytes(_NONCE, "big"), sealed, bound)
+        except InvalidTag as e:
             raise Unsealable from e
+
+    def open(
+        self, position: int, blob: Blob, sealed: bytes | memoryview, id_key: bytes
+    ) -> bytes:  # fmt: skip
+        """The plain bytes, decrypted, decompressed and rehashed to their id."""
+        body = self.body(position, blob, sealed)
+        if blob.codec & CODEC == ZSTD:
+            try:
+                body = _zstd.unpack.decompress(body, max_output_size=blob.plain)
+            except zstandard.ZstdError as e:
+                raise Unsealable from e
         kind = blob.codec & PAGE
         if (
             len(body) != blob.plain

@@ -22,7 +22,7 @@ Row = bytes
 _ROW = struct.Struct(f">{SHORT}sII")
 _PLACE = struct.Struct(">II")
 _BLOCK = 64
-_STEP = 256 * _BLOCK
+_STEP = 32 * _BLOCK  # what is merged together stays in the processor's cache
 _TAIL = struct.Struct(">QQ32s16s")
 _MAGIC = b"fedctl-segment-1"
 

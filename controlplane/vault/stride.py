@@ -14,10 +14,11 @@ _FIRST = 16 * _LEAST
 
 
 class Stride:
-    """`length` is in bytes, from 64 KiB to 4 MiB. Used by any number of threads."""
+    """`length` is in bytes, from 64 KiB to `most` (4 MiB). Used by any number of threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.length = _FIRST
+        self._most = BATCH if most is None else most
 
     def groups(self, runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         """The runs (first, end) as parts (first, length), in groups of a stride at most."""
@@ -44,4 +45,4 @@ class Stride:
         if took > 2 * _SPELL:
             self.length = max(self.length // 2, _LEAST)
         elif took < _SPELL and 2 * length > self.length:
-            self.length = min(self.length * 2, BATCH)
+            self.length = min(self.length * 2, self._most)

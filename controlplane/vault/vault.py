@@ -1,15 +1,22 @@
 """The vault: disks go in chunk by chunk and come out of recovery points as they went in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from controlplane.domain.disk import BlockReader, Mark
-from controlplane.domain.errors import Conflict, FedctlError, Integrity, Invalid, NotFound
+from controlplane.domain.errors import (
+    Conflict,
+    Denied,
+    FedctlError,
+    Integrity,
+    Invalid,
+    NotFound,
+)
 from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
 from controlplane.domain.vault import (
     DiskCopied,
@@ -18,18 +25,23 @@ from controlplane.domain.vault import (
     Session,
 )
 from controlplane.vault.blobs import Blobs
+from controlplane.vault.checking import Check, Checked, CheckOrder, CheckProgress
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, attended
+from controlplane.vault.departed import Departed
+from controlplane.vault.flaws import Named
 from controlplane.vault.grouped import Groups
-from controlplane.vault.heads import decode_root, head_name, read_head, root_hash, root_name
+from controlplane.vault.heads import HEADS, decode_root, head_name, read_head, root_hash, root_name
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
+from controlplane.vault.mending import Mending
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
     Member,
     PointCommitted,
     Recalled,
+    Replicated,
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
@@ -40,24 +52,29 @@ from controlplane.vault.ports import (
 )
 from controlplane.vault.reading import PointReader
 from controlplane.vault.recalling import Recalling
+from controlplane.vault.replicating import Replicating
 from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
 _DECODERS = 2
 _DOMAIN_MAX = 512
+T = TypeVar("T")
 
 
 class Vault:
     """One vault over one object store; any number of threads and processes may use their own.
 
     `index` is the folder of the local cache, of one process at a time; without it, or when another
-    process has it, the cache goes with this one.
+    process has it, the cache goes with this one. `replica` is a second store that a copy is kept
+    in, and that what the first one lost or damaged is read and mended from; `signers` sign what
+    else lies there, by folder.
     """
 
     def __init__(
         self, *, records: VaultRecords, objects: ObjectStore, keys: Keys, signer: Signer,
         clock: Callable[[], datetime], index: Path | None = None,
+        replica: ObjectStore | None = None, signers: Mapping[str, Signer] | None = None,
     ) -> None:  # fmt: skip
         self._records = records
         self._objects = objects
@@ -66,9 +83,18 @@ class Vault:
         self._clock = clock
         self._packs = Packs(objects=objects, keys=keys)
         self._kept = KeptPages()
+        self._signers = {HEADS: signer, **(signers or {})}
+        self._replica = replica
+        self._departed = Departed(objects, signer)
+        self._mending: Mending | None = None
+        if replica is not None:
+            self._mending = Mending(
+                records=records, objects=objects, replica=replica, keys=keys, mended=self._mended
+            )
         self._index = ChunkIndex(
-            path=index, objects=objects, keys=keys, packs=self._packs, records=records
-        )
+            path=index, objects=objects, keys=keys, packs=self._packs, records=records,
+            read=self._read,
+        )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
     def __enter__(self) -> Self:
@@ -180,9 +206,17 @@ class Vault:
                 return PointReader(copied=copied, blobs=self._blobs(record.domain), subject=subject)
         raise NotFound(f"recovery point {point} has no disk {disk}")
 
+    def points(self) -> tuple[PointRecord, ...]:
+        """Every retained point."""
+        return self._records.points()
+
     def stands(self, point: PointId) -> bool:
         """Whether the point is retained."""
         return self._records.point(point) is not None
+
+    def committed(self) -> tuple[int, datetime | None]:
+        """How many points are retained, and when the last of them was committed."""
+        return self._records.committed()
 
     def forget(self, point: PointId) -> None:
         """The point is no longer retained; `collect` frees what nothing else needs."""
@@ -198,30 +232,80 @@ class Vault:
     def collect(self, *, holding: timedelta) -> Collected:
         """Condemn what nothing needs, delete what was condemned long enough ago.
 
-        That is `holding` ago, and no session of that time may still be open. Objects that are on
-        no record are reported and never touched.
+        That is `holding` ago, and no session of that time may still be open. What the store locked
+        is tried again next time. Packs that are on no record are never touched.
         """
         now = self._clock()
         condemned = self._records.condemn(now)
         gone = self._records.deletable(now - holding)
+        locked, refused = 0, ""
         for pack in gone:
             self._index.drop_pack(pack)
             self._packs.drop(pack)
-            self._objects.delete(pack_name(pack))
-            self._records.deleted(pack)
+            self._depart(pack_name(pack))
+            try:
+                self._objects.delete(pack_name(pack))
+            except Denied as e:
+                locked += 1
+                refused = str(e)
+            else:
+                self._records.deleted(pack)
         if gone:
             with suppress(FedctlError):  # nobody waits for it, and the next round does it again
                 self._index.tidy_all({record.domain for record in self._records.points()})
+        return Collected(
+            condemned=condemned,
+            deleted=len(gone) - locked,
+            locked=locked,
+            why_locked=refused,
+        )
+
+    def unknown_packs(self) -> tuple[str, ...]:
+        """Names of packs that are in the store and on no record. Lists the whole store."""
         known = {pack_name(pack) for pack in self._records.known_packs()}
         # An upload that finished after this set was read is on record by now, so look again.
         strange = [name for name in self._objects.names("packs") if name not in known]
         if strange:
             known = {pack_name(pack) for pack in self._records.known_packs()}
-        return Collected(
-            condemned=condemned,
-            deleted=len(gone),
-            unknown=tuple(name for name in strange if name not in known),
-        )
+        return tuple(name for name in strange if name not in known)
+
+    def sweep(self, *, older: timedelta) -> int:
+        """Remove what uploads that never ended left in the store; how many those were."""
+        return self._objects.sweep(self._clock() - older)
+
+    def check(
+        self, order: CheckOrder, *, name: Named,
+        progress: Callable[[CheckProgress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Checked:  # fmt: skip
+        """Whether the store holds what is on record, read as deep as `order` says.
+
+        Deletes and repairs nothing; what is damaged is on record afterwards and out of the index.
+        `name` tells what people call an instance. Both callbacks are called on this thread,
+        several times a second; CopyStopped when the latter answers true. What was read before
+        need not be read again: the same order with the last progress's `after` repeats tables and
+        manifests, and goes on with blobs. Unavailable when the store does not answer.
+        """
+        return Check(
+            order, records=self._records, objects=self._objects, keys=self._keys,
+            signer=self._signer, index=self._index, read_root=self._read_root, name=name,
+        ).run(progress, cancelled)  # fmt: skip
+
+    def replicate(self, stopped: Callable[[], bool] = lambda: False) -> Replicated | None:
+        """Bring the replica up to the store; None without one.
+
+        What is copied was checked before and is read back after. It goes on where an earlier round
+        ended. What the store has lost and the replica has is put back; nothing is deleted at the
+        replica but what was deleted on record. Unavailable, Denied and Exhausted end the round.
+        `stopped` is asked between objects.
+        """
+        if self._replica is None or self._mending is None:
+            return None
+        return Replicating(
+            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
+            signers=self._signers, departed=self._departed, mending=self._mending,
+            blobs=self._blobs, stopped=stopped,
+        ).run()  # fmt: skip
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why.
@@ -275,24 +359,49 @@ class Vault:
     def _read_root(self, record: PointRecord) -> tuple[DiskCopied, ...]:
         what = f"recovery point {record.point} of instance {record.instance}"
         head = read_head(record.head, self._signer, what=what)
+        keys = self._keys(record.domain)
+        name = root_name(record.point, head.root)
+
+        def as_committed(stored: bytes) -> bytes:
+            if stored != record.head:
+                raise Integrity(
+                    f"{what}: the store's signed head is not the one that was committed"
+                )
+            return stored
+
+        def opened(sealed: bytes) -> bytes:
+            body = open_object(keys, name, sealed)
+            if head.root != record.root or root_hash(keys.id_key, body) != head.root:
+                raise Integrity(f"{what}: its root is not the one that was signed")
+            return body
+
         try:
-            stored = self._objects.get(head_name(head))
-            name = root_name(record.point, head.root)
-            sealed = self._objects.get(name)
+            self._read(head_name(head), as_committed)
+            body = self._read(name, opened)
         except NotFound as e:
             raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
-        if stored != record.head:
-            raise Integrity(f"{what}: the store's signed head is not the one that was committed")
-        keys = self._keys(record.domain)
-        body = open_object(keys, name, sealed)
-        if head.root != record.root or root_hash(keys.id_key, body) != head.root:
-            raise Integrity(f"{what}: its root is not the one that was signed")
         point, domain, disks = decode_root(body)
         if (point, domain) != (record.point, record.domain):
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
 
+    def _read(self, name: str, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of a small object, from the replica when it is not as it should be."""
+        if self._mending is not None:
+            return self._mending.small(name, check)
+        return check(self._objects.get(name))
+
+    def _mended(self, pack: bytes) -> None:
+        self._packs.drop(pack)
+        self._index.mended(pack)
+
+    def _depart(self, name: str) -> None:
+        """The replica is to follow, now or when it is back."""
+        if self._replica is not None:
+            self._departed.put(name, self._clock())
+
     def _drop_roots(self, point: PointId) -> None:
+        self._depart(f"points/{point.hex}")
         for name in list(self._objects.names(f"points/{point.hex}")):
             self._objects.delete(name)
 
@@ -305,5 +414,6 @@ class Vault:
 
     def _blobs(self, domain: str) -> Blobs:
         return Blobs(
-            domain=domain, packs=self._packs, index=self._index, pool=self._pool, kept=self._kept
-        )
+            domain=domain, packs=self._packs, index=self._index, pool=self._pool, kept=self._kept,
+            mend=self._mending.pack if self._mending else lambda _domain, _pack: None,
+        )  # fmt: skip

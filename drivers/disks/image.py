@@ -2,18 +2,24 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
+from uuid import UUID, uuid5
 
-from controlplane.domain.disk import MIB, SECTOR, BlockReader, DiskFormat
+from controlplane.domain.disk import MIB, SECTOR, BlockReader, DiskFormat, FrameReader
 from controlplane.domain.errors import Invalid
 from drivers.disks.qcow2 import Qcow2Reader
 from drivers.disks.qcow2_image import Qcow2Image
+from drivers.disks.qcow2_zstd import Qcow2ZstdImage, are_clusters
 from drivers.disks.raw import ByteSource, RawFile
+from drivers.disks.vhd_image import VhdImage
 
 _PIECE = 4 * MIB
 _HEAD = 64 * 1024
 _QCOW2 = b"QFI\xfb"
+_VHDS = UUID("0a6cf4f1-53f0-4c39-9a2f-7d1c2c5b8e40")
 # Where other kinds of file tell what they are: (offset, bytes, what to call it).
 _OTHERS = (
     (0, b"KDMV", "a VMDK image"),
@@ -38,9 +44,31 @@ _DISKS = (
 )
 
 
-def image_file(reader: BlockReader, format: DiskFormat) -> ByteSource:  # noqa: A002  # the field's word
-    """`reader`'s content as a file of that format; closing it closes the reader."""
-    return Qcow2Image(reader) if format is DiskFormat.QCOW2 else reader
+def image_file(reader: BlockReader, format: DiskFormat, *, of: str = "") -> ByteSource:  # noqa: A002  # the field's word
+    """`reader`'s content as a file of that format; closing it closes the reader.
+
+    A format that gives its files an identity takes it from `of`: the same `of` and content make
+    the same bytes. Where a reader has no frames, or none that could be clusters, qcow2 with zstd
+    clusters has none of those either: whoever reads the one reads the other.
+    """
+    match format:
+        case DiskFormat.RAW:
+            return reader
+        case DiskFormat.QCOW2:
+            return Qcow2Image(reader)
+        case DiskFormat.QCOW2_ZSTD:
+            return Qcow2ZstdImage(reader) if _has_clusters(reader) else Qcow2Image(reader)
+        case DiskFormat.VHD:
+            return VhdImage(reader, identity=uuid5(_VHDS, of))
+
+
+def served_as(point: str, disk: int) -> str:
+    """What a recovery point's disk is called, for `image_file`."""
+    return f"recovery point {point}, disk {disk}"
+
+
+def _has_clusters(reader: BlockReader) -> TypeGuard[FrameReader]:
+    return isinstance(reader, FrameReader) and are_clusters(reader.chunk)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +81,18 @@ class Fingerprint:
 
 
 def fingerprint(image: ByteSource, beat: Callable[[], None] = lambda: None) -> Fingerprint:
-    """Read the whole file once; `beat` is called between pieces and may raise to stop."""
+    """Read the whole file once; `beat` is called between pieces and may raise to stop.
+
+    Each digest is made in a thread of its own while the next piece is read.
+    """
     short, long = hashlib.sha256(), hashlib.sha512()
-    for offset in range(0, image.size, _PIECE):
-        piece = image.read(offset, min(_PIECE, image.size - offset))
-        short.update(piece)
-        long.update(piece)
-        beat()
+    under_way: list[Future[None]] = []
+    with ThreadPoolExecutor(2, thread_name_prefix="fingerprint") as pool:
+        for offset in range(0, image.size, _PIECE):
+            piece = image.read(offset, min(_PIECE, image.size - offset))
+            wait(under_way)
+            under_way = [pool.submit(digest.update, piece) for digest in (short, long)]
+            beat()
     return Fingerprint(length=image.size, sha256=short.hexdigest(), sha512=long.hexdigest())
 
 

@@ -2,9 +2,9 @@
 
 Fixed newstyle negotiation, TLS, structured replies; `base:allocation`, and what QEMU tells of
 changes: dirty bitmaps, and how deep in a chain of files something lies. Works on any connected
-stream socket. Requests are of at most 1 MiB, and several are sent before the first answer is
-awaited: a link's delay is paid once a call, and by writes not before they are flushed. Each answer
-must end within the socket's timeout after the one before it.
+stream socket. Requests are of at most 256 KiB, which stay in the caches of who answers, and many
+are sent before the first answer is awaited: a link's delay is paid once a call, and by writes not
+before they are flushed. Each answer must end within the socket's timeout after the one before it.
 """
 
 import errno
@@ -41,9 +41,10 @@ _FLAG_READ_ONLY, _FLAG_FLUSH, _FLAG_ZEROES = 2, 4, 64
 _CONTEXT = b"base:allocation"
 _DIRTY, _DEPTH = b"qemu:dirty-bitmap:", b"qemu:allocation-depth"
 _IS_ZERO, _IS_DIRTY = 2, 1
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _ZERO_SPAN = 1 << 30
-_IN_FLIGHT = 16
+_JOINED = 1 << 14
+_IN_FLIGHT, _ZEROS_IN_FLIGHT = 64, 16
 _LONGEST_REPLY = 1 << 26
 _LONGEST_OPTION, _MOST_REPLIES = 1 << 20, 64
 _MOST_EXTENTS = 1 << 20
@@ -164,8 +165,9 @@ class NbdConnection:
     def write(self, offset: int, data: bytes) -> None:
         """Done when a later `flush` returned; a write that failed fails what follows it."""
         self._writable(offset, len(data))
+        whole = memoryview(data)
         for at in range(0, len(data), _PIECE):
-            part = data[at : at + _PIECE]
+            part = whole[at : at + _PIECE]
             self._owed[self._ask(_WRITE, offset + at, len(part), part)] = _Reply()
             self._settle(_IN_FLIGHT)
 
@@ -178,7 +180,7 @@ class NbdConnection:
         for at in range(offset, offset + length, _ZERO_SPAN):
             count = min(_ZERO_SPAN, offset + length - at)
             self._owed[self._ask(_WRITE_ZEROES, at, count)] = _Reply()
-            self._settle(_IN_FLIGHT)
+            self._settle(_ZEROS_IN_FLIGHT)
 
     def flush(self) -> None:
         """Everything written is durable when this returns."""
@@ -309,10 +311,14 @@ class NbdConnection:
 
     # -- transmission --------------------------------------------------------------------------
 
-    def _ask(self, kind: int, offset: int, length: int, data: bytes = b"") -> int:
+    def _ask(self, kind: int, offset: int, length: int, data: bytes | memoryview = b"") -> int:
         cookie = next(self._cookies)
         header = struct.pack(">IHHQQI", _REQUEST, 0, kind, cookie, offset, length)
-        self._send(header + data)
+        if len(data) < _JOINED:
+            self._send(header + bytes(data))
+        else:
+            self._send(header)
+            self._send(data)
         return cookie
 
     def _answered(self, cookie: int, what: str) -> _Reply:
@@ -421,7 +427,7 @@ class NbdConnection:
         if self.read_only:
             raise Denied(f"disk export at {self.where} is read-only: open it as an import")
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         try:
             self._stream.begin()
             self._stream.send(data)

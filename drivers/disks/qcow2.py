@@ -27,8 +27,8 @@ OFFSET = 0x00FF_FFFF_FFFF_FE00
 HEADER_V2, HEADER_V3 = 72, 104
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
-_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
-_READABLE = _DIRTY | _COMPRESSION
+_DIRTY, _CORRUPT, _DATA_FILE, COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
+_READABLE = _DIRTY | COMPRESSION
 _SIZE_MAX = 256 * 1024 * GIB
 _L1_MAX = 4 * MIB
 _CLUSTER_BITS = range(9, 22)
@@ -103,7 +103,7 @@ def _v3(head: bytes, what: str) -> bool:
     if length < HEADER_V3 or length % 8:
         raise Invalid(f"{what} has a header of {length} bytes, which cannot be")
     kind = head[HEADER_V3] if length > HEADER_V3 and len(head) > HEADER_V3 else 0
-    if kind > 1 or bool(kind) != bool(incompatible & _COMPRESSION):
+    if kind > 1 or bool(kind) != bool(incompatible & COMPRESSION):
         raise Invalid(f"{what} uses compression of kind {kind}, which cannot be read")
     return bool(kind)
 

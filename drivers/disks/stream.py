@@ -22,7 +22,7 @@ class TimedStream:
         """An answer is awaited from now on."""
         self._end = math.inf if self._patience is None else time.monotonic() + self._patience
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         self._stream.settimeout(self._patience)
         self._stream.sendall(data)
 

@@ -119,8 +119,10 @@ def _taken(source: ImageSource, data: Iterable[bytes]) -> FakeDisk:
     match source.format:
         case DiskFormat.RAW:
             return file
-        case DiskFormat.QCOW2:
+        case DiskFormat.QCOW2 | DiskFormat.QCOW2_ZSTD:
             return decoded(file)
+        case DiskFormat.VHD:
+            raise Unsupported("no site of this kind takes VHD: convert it")
 
 
 def filled(site: FakeSite, image: str | None, size: int) -> FakeDisk:

@@ -3,6 +3,8 @@
 import struct
 import zlib
 
+import zstandard
+
 from controlplane.domain.errors import Invalid
 from drivers.fake.disk import FakeDisk
 
@@ -11,6 +13,7 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
 _COMPRESSED = 1 << 62
 _ZERO = 1
+_TYPE_AT, _WITH_TYPE = 104, 112
 
 
 def decoded(file: FakeDisk) -> FakeDisk:
@@ -21,6 +24,7 @@ def decoded(file: FakeDisk) -> FakeDisk:
     _, _, backing, _, bits, size, crypt, l1_size, l1_at, *_ = _HEADER.unpack(head)
     if backing or crypt:
         raise Invalid("a qcow2 file with a backing file or encryption cannot be staged: flatten it")
+    zstd = _packed_as(file)
     cluster = 1 << bits
     per_table = cluster // 8
     disk = FakeDisk(size=size)
@@ -30,12 +34,20 @@ def decoded(file: FakeDisk) -> FakeDisk:
         entries = struct.unpack(f">{per_table}Q", file.read(table, cluster))
         for position, entry in enumerate(entries):
             at = (index * per_table + position) * cluster
-            if at < size and (data := _cluster(file, entry, bits)):
+            if at < size and (data := _cluster(file, entry, bits, zstd=zstd)):
                 disk.write(at, data[: size - at])
     return disk
 
 
-def _cluster(file: FakeDisk, entry: int, bits: int) -> bytes:
+def _packed_as(file: FakeDisk) -> bool:
+    """Whether compressed clusters are zstd."""
+    if file.size < _WITH_TYPE:
+        return False
+    version, length = struct.unpack(">4xI92xI", file.read(0, _TYPE_AT))
+    return version > 2 and length >= _WITH_TYPE and file.read(_TYPE_AT, 1) == b"\1"  # noqa: PLR2004
+
+
+def _cluster(file: FakeDisk, entry: int, bits: int, *, zstd: bool) -> bytes:
     """One cluster's bytes; empty for a hole."""
     cluster = 1 << bits
     if entry & _COMPRESSED:
@@ -43,7 +55,10 @@ def _cluster(file: FakeDisk, entry: int, bits: int) -> bytes:
         at = entry & ((1 << shift) - 1)
         sectors = ((entry & (_COMPRESSED - 1)) >> shift) + 1
         length = min(sectors * 512 - at % 512, file.size - at)
-        return zlib.decompressobj(wbits=-12).decompress(file.read(at, length), cluster)
+        packed = file.read(at, length)
+        if zstd:
+            return zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+        return zlib.decompressobj(wbits=-12).decompress(packed, cluster)
     at = entry & _OFFSET
     if not at or entry & _ZERO:
         return b""

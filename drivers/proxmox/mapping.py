@@ -35,7 +35,8 @@ LIMITS = Limits(
     disk_max=128 * 1024 * GIB,
     disks_max=16,
     nics_max=32,
-    formats=frozenset({DiskFormat.RAW, DiskFormat.QCOW2}),
+    # Its QEMU has been reading zstd clusters since before the oldest version that we speak to.
+    formats=frozenset({DiskFormat.RAW, DiskFormat.QCOW2, DiskFormat.QCOW2_ZSTD}),
     firmware=frozenset({Firmware.BIOS, Firmware.UEFI}),
     create_order=CreateOrder.INSTANCE_FIRST,
     settle_seconds=15.0,

@@ -6,25 +6,26 @@ import json
 import random
 import shutil
 import subprocess
-import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from statistics import median
 from time import monotonic
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
-from api.gateway.app import gateway, listening, server
 from controlplane.domain.disk import MIB, DiskFormat, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Unavailable
 from controlplane.domain.ids import OperationId
 from controlplane.domain.placement import Served
 from drivers.disks.http import HttpSource, Where
-from drivers.disks.image import fingerprint, image_file
+from drivers.disks.image import fingerprint, image_file, served_as
 from drivers.disks.qcow2 import Qcow2Reader
+from tests.api.serving import serving
 
 TOKEN = "t" * 43
 DISK = random.Random(1).randbytes(2 * MIB) + bytes(5 * MIB) + random.Random(2).randbytes(MIB + 512)
@@ -37,6 +38,7 @@ class Disk:
         self.site = site
         self.open = True
         site.opened += 1
+        site.ever_opened += 1
 
     size = len(DISK)
 
@@ -63,7 +65,8 @@ class Site:
 
     def __init__(self) -> None:
         self.exports: dict[str, Served] = {}
-        self.opened = 0
+        self.opened = self.ever_opened = 0
+        self.now = datetime(2026, 12, 1, tzinfo=UTC)
         self.reached = 0
         self.broken_at: int | None = None
         self.down = False
@@ -80,8 +83,8 @@ class Site:
     def open_disk(self, served: Served) -> Disk:
         return Disk(self)
 
-    def serve(self, form: DiskFormat, token: str = TOKEN) -> str:
-        image = image_file(Disk(self), form)
+    def serve(self, form: DiskFormat, token: str = TOKEN, **more: Any) -> str:
+        image = image_file(Disk(self), form, of=served_as("5", 0))
         print_ = fingerprint(image)
         image.close()
         key = hashlib.sha256(token.encode()).hexdigest()
@@ -96,8 +99,10 @@ class Site:
             sha256=print_.sha256,
             sha512=print_.sha512,
             domain="acme/shop",
+            **more,
         )
-        return f"{self.url}/images/{token}.{form}"
+        self.ever_opened = 0
+        return f"{self.url}/images/{token}.{form.called}"
 
     def revoke(self) -> None:
         self.exports = {k: replace(s, revoked=True) for k, s in self.exports.items()}
@@ -106,20 +111,8 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    port = listening("127.0.0.1", 0)
-    running = server(gateway(find=site.find, open_disk=site.open_disk), host="127.0.0.1", port=0)
-    thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[port])))
-    thread.start()
-    site.url = f"http://127.0.0.1:{port.getsockname()[1]}"
-    try:
-        with httpx.Client() as client:
-            assert client.get(f"{site.url}/healthz", timeout=10).text == "ok\n"
+    with serving(find=site.find, open_disk=site.open_disk, clock=lambda: site.now) as site.url:
         yield site
-    finally:
-        running.should_exit = True
-        thread.join(10)
-        port.close()
-        assert not thread.is_alive()
     assert site.opened == 0
 
 
@@ -161,10 +154,20 @@ def test_a_raw_image_is_the_disk_with_length_and_digests(site, client):
         ("bytes=0-1,5-6", 200, 0, len(DISK)),
         ("lines=1-2", 200, 0, len(DISK)),
         ("bytes=" + "9" * 5000 + "-", 200, 0, len(DISK)),
+        ("bytes=7-" + "9" * 60, 206, 7, len(DISK)),
+        ("bytes=" + "9" * 60 + "-", 416, 0, 0),
+        ("bytes=-" + "9" * 60, 206, 0, len(DISK)),
+        ("Bytes = 3 - 9", 206, 3, 10),
+        ("bytes=--5", 200, 0, len(DISK)),
+        ("bytes=0x3-9", 200, 0, len(DISK)),
+        ("bytes=+3-9", 200, 0, len(DISK)),
+        ("bytes=\xb2-9", 200, 0, len(DISK)),
+        ("bytes", 200, 0, len(DISK)),
+        ("", 200, 0, len(DISK)),
     ],
 )
 def test_ranges_are_answered_as_the_standard_says(site, client, asked, status, start, end):
-    got = client.get(site.serve(DiskFormat.RAW), headers={"Range": asked})
+    got = client.get(site.serve(DiskFormat.RAW), headers={"Range": asked.encode("latin-1")})
     assert got.status_code == status
     assert got.content == DISK[start:end]
     if status == 206:
@@ -182,6 +185,27 @@ def test_conditions_go_by_the_digest(site, client):
     assert client.get(url, headers={"If-None-Match": f'"x", {etag}'}).status_code == 304
     assert client.get(url, headers={"If-Match": '"old"'}).status_code == 412
     assert client.get(url, headers={**part, "If-Match": "*"}).status_code == 206
+    weak, date = f"W/{etag}", "Tue, 01 Dec 2026 00:00:00 GMT"
+    assert client.get(url, headers={**part, "If-Range": weak}).status_code == 200
+    assert client.get(url, headers={**part, "If-Range": date}).status_code == 200
+    assert client.get(url, headers={**part, "If-Match": weak}).status_code == 412
+    assert client.get(url, headers={"If-None-Match": weak}).status_code == 304
+    assert client.get(url, headers={"If-None-Match": "*", "If-Match": etag}).status_code == 304
+    assert client.get(url, headers={"If-None-Match": "*", "If-Match": '"old"'}).status_code == 412
+    assert client.get(url, headers={**part, "If-Modified-Since": date}).status_code == 206
+    several = [("If-Match", '"old"'), ("If-Match", etag), ("Range", "bytes=0-1")]
+    assert client.get(url, headers=several).status_code == 206
+    assert client.get(url, headers=[*several, ("Range", "bytes=3-4")]).status_code == 200
+
+
+def test_a_head_heeds_conditions_and_no_range(site, client):
+    url = site.serve(DiskFormat.RAW)
+    head = client.head(url, headers={"Range": "bytes=0-9"})
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(DISK)))
+    assert "content-range" not in head.headers
+    assert client.head(url, headers={"Range": "bytes=999999999-"}).status_code == 200
+    assert client.head(url, headers={"If-None-Match": "*"}).status_code == 304
+    assert client.head(url, headers={"If-Match": '"old"'}).status_code == 412
 
 
 def test_a_qcow2_image_is_read_by_others(site, client, tmp_path):
@@ -203,7 +227,9 @@ def test_a_qcow2_image_is_read_by_others(site, client, tmp_path):
     subprocess.run(["qemu-img", "compare", file, raw], check=True, capture_output=True)
 
 
-def test_what_is_not_served_is_not_there(site, client):
+def test_what_is_not_served_is_not_there(site, client, monkeypatch):
+    """At once, where an answer is not good for the second that it otherwise is."""
+    monkeypatch.setattr("api.gateway.access._LOOK_AGAIN", -1.0)
     url = site.serve(DiskFormat.RAW)
     for other in (
         url.replace(".raw", ".qcow2"),
@@ -267,7 +293,7 @@ def test_an_image_of_another_length_than_announced_is_not_served(site, client):
 
 
 def test_what_is_revoked_ends_in_the_middle(site, client, monkeypatch):
-    monkeypatch.setattr("api.gateway.app._LOOK_AGAIN", -1.0)
+    monkeypatch.setattr("api.gateway.access._LOOK_AGAIN", -1.0)
     url = site.serve(DiskFormat.RAW)
     with client.stream("GET", url) as got:
         parts = got.iter_raw(1000)

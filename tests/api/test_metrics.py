@@ -1,11 +1,13 @@
 """Figures for Prometheus: counted from rows, for administrators, without any tenant's names."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.domain.errors import Denied, Unavailable
 from controlplane.domain.operation import OperationState, Problem, StepState
+from controlplane.store.settings import Lag
 from tests.api.world import FEDERATION, World
 
 PATH = f"{FEDERATION}/metrics"
@@ -69,3 +71,15 @@ def test_only_who_may_read_the_whole_log_reads_the_figures(w: World):
 def test_no_tenants_names_are_in_the_figures(w: World):
     w.http.post(f"{w.site_path(w.site())}/verify")
     assert "acme" not in w.http.get(PATH).text
+
+
+def test_how_far_the_vaults_replica_is_behind_is_told_once_there_is_one(w: World):
+    assert not any(name[0].startswith("fedctl_replica") for name in samples(w.http.get(PATH).text))
+    with w.store.begin() as tx:
+        at = datetime.now(UTC) - timedelta(hours=1)
+        tx.settings.lag = Lag(at=at, points=3, oldest=at - timedelta(hours=2), troubles=1)
+    told = samples(w.http.get(PATH).text)
+    assert told["fedctl_replica_points_behind",] == 3
+    assert told["fedctl_replica_troubles",] == 1
+    age = told["fedctl_replica_round_age_seconds",]
+    assert told["fedctl_replica_oldest_age_seconds",] - age == pytest.approx(7200, abs=0.01)

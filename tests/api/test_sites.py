@@ -58,6 +58,18 @@ def test_provider_and_region_of_a_site_stay_and_its_endpoint_may_change(w: World
     assert moved.json()["status"]["health"] == "unverified"
 
 
+def test_a_site_s_images_may_be_for_certain_clients(w: World):
+    path = w.site_path(w.site())
+    seen = w.http.get(path).json()
+    clients = ["192.0.2.0/24", "2001:db8::7"]
+    assert w.put(path, {**seen["spec"], "imageClients": clients}).status_code == 200
+    now = w.http.get(path).json()
+    assert now["spec"]["imageClients"] == ["192.0.2.0/24", "2001:db8::7/128"]
+    assert now["status"]["health"] == seen["status"]["health"], "nothing to verify"
+    for wrong in ([], ["192.0.2.1/24"], ["host.example"], ["192.0.2.0/33"], "192.0.2.0/24"):
+        assert w.put(path, {**seen["spec"], "imageClients": wrong}).status_code in {400, 412}
+
+
 def test_verifying_is_an_operation_above_all_tenants(w: World):
     name = w.site()
     answer = w.http.post(f"{w.site_path(name)}/verify")

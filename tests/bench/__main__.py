@@ -8,16 +8,29 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancel, copying, embedded, index, many, overhead, soak, warm
+from tests.bench import (
+    cancel,
+    copying,
+    direct,
+    embedded,
+    index,
+    many,
+    overhead,
+    restore,
+    soak,
+    warm,
+)
 from tests.bench.result import Result
 
 MEASURES = {
     "cancel": cancel.measure,
     "copying": copying.measure,
+    "direct": direct.measure,
     "embedded": embedded.measure,
     "index": index.measure,
     "many": many.measure,
     "overhead": overhead.measure,
+    "restore": restore.measure,
     "soak": soak.measure,
     "warm": warm.measure,
 }

@@ -31,12 +31,12 @@ from controlplane.store.ports import StoredVault
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
 from drivers.disks.raw import RawFile
-from tests.bench.disk import BLOCK, SIZE, change, make_disk
+from tests.bench import disk as bench_disk
+from tests.bench.disk import BLOCK, SIZE, change
 from tests.bench.result import Result
 from tests.unit.vault.support import Seal, keys
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-_MEMORY = Path("/dev/shm")  # stores in memory, so that the disk is not what is measured
 _PASS = {"BORG_PASSPHRASE": "bench", "RESTIC_PASSWORD": "bench"}
 _DOMAIN = "acme/shop"
 _FASTER = {"qemu-img": 1.8, "borg": 3.0, "restic": 4.5}
@@ -46,10 +46,9 @@ Took = dict[str, list[float]]
 
 
 def measure() -> Iterator[Result]:
-    with TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
-        root = Path(folder)
+    with bench_disk.folder() as root:
         disk = root / "disk.raw"
-        make_disk(disk)
+        bench_disk.make(disk)
         yield from _full(disk, root)
         yield from _incremental(disk, root)
 

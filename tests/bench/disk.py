@@ -1,58 +1,74 @@
-"""The disk that the data path is measured with: 4 GiB with 1.5 GiB of files, noise and zeros."""
+"""The disk that the data path is measured with: 4 GiB raw, about 1.5 GiB of it data.
+
+Files of this machine (what compresses as systems do), random bytes (what does not), zeros that were
+written and are no holes, and holes; in pieces of 16 MiB all over the disk. The same on the same
+machine, whatever is measured.
+"""
 
 import os
 import random
-import sys
-import sysconfig
+import shutil
 from collections.abc import Iterator
-from itertools import chain
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from controlplane.domain.disk import KIB, MIB
+from controlplane.domain.disk import GIB, KIB, MIB
 
-SIZE = 4096 * MIB
+SIZE = 4 * GIB
 BLOCK = 64 * KIB
-_STRETCH = 16 * MIB
-_FILES, _NOISE, _ZEROS = 1024 * MIB, 320 * MIB, 192 * MIB
-DATA = _FILES + _NOISE + _ZEROS
 _OTHER = bytes(255 - byte for byte in range(256))
-_FOLDERS = ("/usr/lib", "/usr/bin", "/usr/share", sys.prefix, sysconfig.get_path("stdlib"))
+_PIECE = 16 * MIB
+_FILES, _RANDOM, _ZEROS = 57, 22, 16  # pieces of each; the others are holes
+_ROOM = 6 * GIB
+_LIKE = ("/usr/lib", "/usr/share", "/usr/bin", "/usr/local", "/usr/include", "/opt")
 
 
-def make_disk(path: Path) -> None:
-    """Stretches of this machine's files, of random bytes and of written zeros, with holes between."""
-    seed = random.Random(5)
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A place for the disk and what is made of it: in memory where there is room."""
+    memory = Path("/dev/shm")  # not guessable by others: a folder of our own in it
+    there = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM
+    with TemporaryDirectory(prefix="fedctl-bench-", dir=memory if there else None) as name:
+        yield Path(name)
+
+
+def make(path: Path, *, size: int = SIZE) -> int:
+    """Write the disk; bytes that are not holes. With another size the same mixture in small."""
+    rng = random.Random(20261130)
+    pieces = size // _PIECE
+    share = size / SIZE
     kinds = [
-        kind
-        for kind, size in (("files", _FILES), ("noise", _NOISE), ("zeros", _ZEROS))
-        for _ in range(size // _STRETCH)
+        *("file" for _ in range(round(_FILES * share))),
+        *("random" for _ in range(round(_RANDOM * share))),
+        *("zeros" for _ in range(round(_ZEROS * share))),
     ]
-    kinds += ["hole"] * (SIZE // _STRETCH - len(kinds))
-    seed.shuffle(kinds)
-    files = _files()
-    with path.open("wb", buffering=0) as disk:
-        disk.truncate(SIZE)
+    kinds += ["hole"] * (pieces - len(kinds))
+    rng.shuffle(kinds)
+    content = _files()
+    with path.open("wb") as disk:
+        disk.truncate(size)
         for number, kind in enumerate(kinds):
-            disk.seek(number * _STRETCH)
-            if kind == "files":
-                disk.write(next(files))
-            elif kind == "noise":
-                disk.write(seed.randbytes(_STRETCH))
+            disk.seek(number * _PIECE)
+            if kind == "file":
+                disk.write(next(content))
+            elif kind == "random":
+                disk.write(rng.randbytes(_PIECE))
             elif kind == "zeros":
-                disk.write(bytes(_STRETCH))
+                disk.write(bytes(_PIECE))
+    return path.stat().st_blocks * 512
 
 
 def change(path: Path, *, share: float, seed: int) -> list[int]:
-    """Writes new blocks, half of them files, over that share of the data, all over it; where."""
-    dice = random.Random(seed)
+    """Write new blocks, half of them noise, to that share of what is held, all over it; where."""
+    rng = random.Random(seed)
     held = list(_held(path))
-    places = sorted(dice.sample(held, int(len(held) * share)))
+    places = sorted(rng.sample(held, int(len(held) * share)))
     with path.open("r+b", buffering=0) as disk:
         for number, place in enumerate(places):
-            if number % 2:
-                new = dice.randbytes(BLOCK)
-            else:
-                disk.seek(dice.choice(held))
+            new = rng.randbytes(BLOCK)
+            if not number % 2:
+                disk.seek(rng.choice(held))
                 new = disk.read(BLOCK).translate(_OTHER)
             disk.seek(place)
             disk.write(new)
@@ -62,8 +78,8 @@ def change(path: Path, *, share: float, seed: int) -> list[int]:
 def _held(path: Path) -> Iterator[int]:
     """Blocks that hold something."""
     with path.open("rb", buffering=0) as disk:
-        at = 0
-        while at < SIZE:
+        at, size = 0, path.stat().st_size
+        while at < size:
             try:
                 start = os.lseek(disk.fileno(), at, os.SEEK_DATA)
             except OSError:
@@ -75,14 +91,25 @@ def _held(path: Path) -> Iterator[int]:
 
 
 def _files() -> Iterator[bytes]:
-    """What this machine's files hold, in stretches, as often as is wanted."""
-    bag = bytearray()
+    """This machine's own files in the order of their names, in pieces; begun anew at the end."""
+    held = bytearray()
     while True:
-        for path in chain.from_iterable(sorted(Path(folder).rglob("*")) for folder in _FOLDERS):
-            if path.is_symlink() or not path.is_file():
+        for path in _paths():
+            try:
+                held += path.read_bytes()
+            except OSError:
                 continue
-            content = path.read_bytes()
-            bag += content + bytes(-len(content) % (4 * KIB))
-            while len(bag) >= _STRETCH:
-                yield bytes(bag[:_STRETCH])
-                del bag[:_STRETCH]
+            held += bytes(-len(held) % 4096)
+            while len(held) >= _PIECE:
+                yield bytes(held[:_PIECE])
+                del held[:_PIECE]
+
+
+def _paths() -> Iterator[Path]:
+    for root in _LIKE:
+        for place, folders, files in os.walk(root):
+            folders.sort()
+            for name in sorted(files):
+                path = Path(place) / name
+                if path.is_file() and not path.is_symlink():
+                    yield path

@@ -10,7 +10,7 @@ from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.discovery import Discovered
 from controlplane.domain.disk import DiskBus
 from controlplane.domain.finding import Finding, Severity
-from controlplane.domain.ids import ArtefactId, InstanceId, ResourceId, SiteName
+from controlplane.domain.ids import ArtefactId, InstanceId, PointId, ResourceId, SiteName
 from controlplane.domain.instance import (
     DiskSeen,
     Firmware,
@@ -91,6 +91,7 @@ MACHINES = [
 ]
 LOOKED: dict[OperationKind, dict] = {
     K.SWEEP: {"sites": [{"site": "gra", "accounted": 3, "unaccounted": [], "missing": []}]},
+    K.VERIFY_POINT: {"disks": 1, "bytesRead": 20 * GIB, "equal": True},
     K.SCAN: {"scan": {"site": "gra", "machines": MACHINES}},
 }
 DIGEST = "7f3a9c" + "0" * 58
@@ -104,6 +105,7 @@ class Hands:
         self.blockers: list[Finding] = []
         self.refusing: dict[str, Finding] = {}
         self.silent: dict[str, Problem] = {}
+        self.damaged: list[Finding] = []
         self.failure: tuple[OperationState, Problem] | None = None
         self.bounds = Bounds()
         self.held: set[OperationKind] = set()
@@ -180,6 +182,8 @@ class Hands:
             put_on_record(tx, op, SiteName(str(op.order["site"])), LEGACY, now)
             tx.resources.set_state(op.subject, State.ACTIVE, now=now)
             return {"site": op.order["site"], "ref": op.order["ref"]}
+        if op.kind is K.DELETE_POINT:
+            tx.vault.forget(PointId(UUID(str(op.order["point"]))))
         if subject is None:
             return {}
         if op.kind in {K.DELETE_IMAGE, K.DELETE_INSTANCE}:
@@ -218,6 +222,20 @@ class Hands:
                     }
                     for name in op.order.get("members", [])
                 ],
+            },
+            K.CHECK_VAULT: {
+                "damaged": bool(self.damaged),
+                "findings": [
+                    {
+                        n: str(getattr(f, n))
+                        for n in ("id", "severity", "subject", "evidence", "remedy")
+                    }
+                    for f in self.damaged
+                ],
+                "packs": 3,
+                "blobs": 30,
+                "bytesRead": 5 * GIB,
+                "checkedAt": now.isoformat(),
             },
         }
         tx.resources.patch_status(op.subject, changes.get(op.kind, {}), now=now)

@@ -66,6 +66,16 @@ def test_a_site_s_limits_are_set_each_by_itself(fedctl: Fedctl, sites: tuple[str
     assert "4 moves at once" in fedctl.ok("site", "show", sites[1]).out
     assert "4 moves at once" in fedctl.ok(*limit, "--max-bandwidth", "none").err
     assert "no limit" in fedctl.ok(*limit, "--max-moves", "none").err
+    night = "sat,sun 22:00-06:00 10MiB/s Europe/Paris"
+    said = fedctl.ok(*limit, "--bandwidth-hours", night).err
+    assert "10.0 MiB/s sat,sun 22:00-06:00 Europe/Paris" in said
+    assert "Mars" in fedctl(*limit, "--bandwidth-hours", "08:00-09:00 1MiB/s Mars/Base").err
+    assert "mon-fri" in fedctl(*limit, "--bandwidth-hours", "funday 08:00-09:00 1MiB/s").err
+    assert "no limit" in fedctl.ok(*limit, "--bandwidth-hours", "none").err
+    said = fedctl.ok(*limit, "--image-clients", "192.0.2.0/24, 198.51.100.7").err
+    assert "images for 192.0.2.0/24, 198.51.100.7 only" in said
+    assert fedctl(*limit, "--image-clients", "host.example").code == 2
+    assert "no limit" in fedctl.ok(*limit, "--image-clients", "none").err
     assert fedctl(*limit).code == 2
     assert "write a number" in fedctl(*limit, "--max-moves", "few").err
 

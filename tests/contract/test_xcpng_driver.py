@@ -100,9 +100,9 @@ def ready(driver: XcpngDriver, owner: OwnerTag):
     return eventually(look)
 
 
-def volume(driver: XcpngDriver, image: str | None = None) -> str:
+def volume(driver: XcpngDriver, image: str | None = None, size: int = 4 * MIB) -> str:
     owner = tag()
-    spec = VolumeSpec(name="disk-0", size=4 * MIB, image=image)
+    spec = VolumeSpec(name="disk-0", size=size, image=image)
     insisted(lambda: driver.create_volume(owner, spec))
     return ready(driver, owner).ref
 
@@ -795,6 +795,21 @@ def test_the_edges_of_odd_writes_are_read_without_nbd(closed: XcpngSim, driver: 
     writer.close()
     held = closed.pool.file(closed.pool.by_uuid("VDI", disk)).read_bytes()
     assert held == bytes(expected)
+
+
+def test_zeros_go_over_in_batches_so_that_a_stop_is_soon_heeded(sim: XcpngSim, driver: XcpngDriver):
+    owner, disk = tag(), volume(driver, size=40 * MIB)
+    place = DiskPlace(size=40 * MIB, volume=disk)
+    driver.create(owner, InstanceSpec(name="vm-1", size=SIZE, disks=(place,)))
+    file = sim.pool.file(sim.pool.by_uuid("VDI", disk))
+    file.write_bytes(b"\xa5" * (40 * MIB))
+    writer = driver.open_import(owner, disk)
+    writer.zero(0, 40 * MIB)
+    held = file.read_bytes()
+    assert held == bytes(32 * MIB) + b"\xa5" * (8 * MIB)
+    writer.finish()
+    writer.close()
+    assert file.read_bytes() == bytes(40 * MIB)
 
 
 # -- more of exports, storages and marks -------------------------------------------------------

@@ -62,6 +62,18 @@ def test_every_pair_moves_warm_where_the_source_can_snapshot(shop: Shop) -> None
         _finalized(shop)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_every_kind_whose_disks_can_be_written_to_takes_a_direct_move(shop: Shop) -> None:
+    """Each from another kind, once; OpenStack is only left by it."""
+    name = _instance(shop)
+    for to in (OPENNEBULA, XCPNG, OVHCLOUD, PROXMOX):
+        assert _moved(shop, name, to, "direct")["result"]["method"] == "direct"
+        _finalized(shop)
+    _moved(shop, name, OPENSTACK, "cold")
+    _moved(shop, name, XCPNG, "direct")
+
+
 def _instance(shop: Shop) -> str:
     return shop.instance(PROXMOX, image=shop.image(shop.file(size=64 * MIB, data=6 * MIB)))
 

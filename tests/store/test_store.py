@@ -401,6 +401,7 @@ def test_a_served_image_is_known_by_its_token_until_it_is_revoked(store):
     served = Served(
         token_sha256=fresh("ab"), operation=OperationId(uuid4()), point="p", disk=0, format="raw",
         length=2**40, size=2**40, sha256="s", sha512="t", domain="acme/shop",
+        expires_at=datetime(2026, 12, 1, tzinfo=UTC), clients=("192.0.2.0/24", "2001:db8::7/128"),
     )  # fmt: skip
     with store.begin() as tx:
         tx.served.add(served)

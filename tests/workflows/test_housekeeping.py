@@ -1,13 +1,17 @@
 """Retained copies expire, the sweep comes round, and nothing else is touched."""
 
+import logging
 from datetime import timedelta
 
+import pytest
 from temporalio.client import Client
 
 from controlplane.domain.artefact import ArtefactState
+from controlplane.domain.errors import Denied
 from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.resource import Kind
 from controlplane.services.sites import EVERYWHERE
+from controlplane.vault.local import LocalObjects
 from tests.workflows.running import run
 from tests.workflows.world import AWAY, HOME, World, content, now
 from workflows.housekeeping import Housekeeping, finalize_expired
@@ -66,3 +70,24 @@ async def test_a_round_begins_the_scheduled_sweep_once(world: World) -> None:
 def _subject(world: World):
     with world.store.read() as tx:
         return tx.resources.get(world.key(Kind.INSTANCE, "web-1")).id
+
+
+async def test_uploads_that_cannot_be_swept_hold_nothing_up(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Closed(LocalObjects):
+        def sweep(self, before):
+            raise Denied("the key may not list them")
+
+    moment = [now()]
+    world.vault._objects = Closed(world.objects._root)
+    world.objects.put("packs/aa/stranger", b"x")
+    keeper = Housekeeping(world.store, world.vault, lambda: moment[0])
+    moment[0] += timedelta(hours=7)
+    with caplog.at_level(logging.INFO, logger="workflows.housekeeping"):
+        keeper.look()
+    assert [message.partition(":")[2] for message in caplog.messages] == [
+        " the key may not list them",
+        "",
+    ]
+    assert "1 objects are on no record" in caplog.messages[1]

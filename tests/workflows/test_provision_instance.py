@@ -3,6 +3,9 @@
 Each case is a whole story on a Temporal server; together they take a minute or so.
 """
 
+from collections.abc import Iterable
+from datetime import timedelta
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
@@ -11,10 +14,13 @@ import pytest
 from temporalio.client import Client
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.disk import DiskFormat, ImageSource
 from controlplane.domain.errors import Unsupported
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId
 from controlplane.domain.instance import Power
+from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.placement import Served
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder, QuotaSeen
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
@@ -238,6 +244,38 @@ async def test_a_site_that_refuses_to_fetch_is_sent_the_bytes(client: Client, wo
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert "push_image" in {name for name, _ in world.home.calls}
     assert_provisioned(world)
+
+
+async def test_an_image_is_served_for_a_while_to_whom_the_site_names(
+    client: Client, world: World
+) -> None:
+    """As qcow2 of stored frames, which a driver knows as qcow2; revoked once the operation ended."""
+    site = facts(Kind.SITE).key(HOME, None, None)
+    with world.store.begin() as tx:
+        kept = tx.resources.get(site)
+        tx.resources.set_spec(kept.id, {**kept.spec, "imageClients": ["192.0.2.0/24"]}, now=now())
+    offered: list[tuple[ImageSource, Served | None]] = []
+
+    def fetch(source: ImageSource) -> Iterable[bytes]:
+        token = source.url.rsplit("/", 1)[1].rsplit(".", 1)[0]
+        with world.store.read() as tx:
+            offered.append((source, tx.served.by_token(sha256(token.encode()).hexdigest())))
+        return world.fetch(source)
+
+    world.home.fetch = fetch
+    op = await run(client, world, world.ask_provision(PARTS))
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    [(source, served)] = offered
+    assert served is not None
+    assert (source.format, served.format) == (DiskFormat.QCOW2, DiskFormat.QCOW2_ZSTD)
+    assert source.url.endswith(".qcow2")
+    assert served.clients == ("192.0.2.0/24",)
+    assert served.expires_at is not None
+    assert timedelta(days=6.9) < served.expires_at - now() < timedelta(days=7)
+    with world.store.read() as tx:
+        after = tx.served.by_token(served.token_sha256)
+    assert after is not None
+    assert after.revoked
 
 
 async def test_an_instance_is_held_while_it_is_made(client: Client, world: World) -> None:

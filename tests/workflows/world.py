@@ -15,7 +15,16 @@ from uuid import UUID, uuid4
 from sqlalchemy import event
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
-from controlplane.domain.disk import GIB, KIB, MIB, Extent, ExtentKind, ImageSource, VolumeSpec
+from controlplane.domain.disk import (
+    GIB,
+    KIB,
+    MIB,
+    DiskFormat,
+    Extent,
+    ExtentKind,
+    ImageSource,
+    VolumeSpec,
+)
 from controlplane.domain.ids import (
     ArtefactId,
     InstanceId,
@@ -56,6 +65,7 @@ from drivers.fake.history import HISTORY
 from drivers.fake.site import FakeSite, fake_site, forget_sites
 from workflows.activities.adoption import AdoptionActivities
 from workflows.activities.changes import ChangeActivities
+from workflows.activities.checks import CheckActivities
 from workflows.activities.control import ControlActivities
 from workflows.activities.endings import EndingActivities
 from workflows.activities.group_plans import GroupPlanActivities
@@ -66,6 +76,7 @@ from workflows.activities.records import RecordActivities
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps
+from workflows.activities.straight import StraightActivities
 from workflows.activities.survey import SurveyActivities
 from workflows.activities.sweep import SweepActivities, compare
 from workflows.activities.transfer import TransferActivities
@@ -245,6 +256,15 @@ class World:
             ),
             control=ControlActivities(store, now, cutovers=4),
             adoption=AdoptionActivities(store, steps, connect, now),
+            checks=CheckActivities(store, steps, vault, now),
+            straight=StraightActivities(
+                store=store,
+                steps=steps,
+                connect=connect,
+                clock=now,
+                vault=vault,
+                bandwidth=Bandwidth(store),
+            ),
             groups=GroupActivities(store, steps, connect, now),
             group_plans=GroupPlanActivities(store, steps, connect, now, vault.stands),
         )
@@ -292,7 +312,7 @@ class World:
         assert served is not None
         assert not served.revoked
         reader = self.vault.open(PointId(UUID(served.point)), served.disk)
-        with closing(image_file(reader, source.format)) as image:
+        with closing(image_file(reader, DiskFormat(served.format))) as image:
             for offset in range(0, image.size, MIB):
                 yield image.read(offset, min(MIB, image.size - offset))
 

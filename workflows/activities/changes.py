@@ -9,15 +9,12 @@ from uuid import UUID
 from temporalio import activity
 
 from controlplane.domain.disk import BlockWriter, Extent, ExtentKind, read_each
-from controlplane.domain.errors import Conflict, Integrity
+from controlplane.domain.errors import Integrity
 from controlplane.domain.ids import PointId
-from controlplane.services.bandwidth import PacedWriter
 from controlplane.vault.reading import PointReader
 from controlplane.vault.stride import Stride
-from drivers.contract import DiskImport, require
-from workflows.activities.moving import Mover, Proof, beat, beating, calling
+from workflows.activities.moving import Mover, Proof, beat, beating
 from workflows.activities.orders import At
-from workflows.activities.steps import Meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,44 +43,19 @@ class ChangeActivities(Mover):
 
     @activity.defn(no_thread_cancel_exception=True)
     def write_changes(self, order: WriteChanges) -> int:
-        """The volume becomes what the point is, from what `base` was; bytes written.
-
-        A writer that an earlier attempt left is revoked when this one opens its own; an earlier
-        attempt that wakes late opens none, or writes nothing with it.
-        """
+        """The volume becomes what the point is, from what `base` was; bytes written."""
         at = order.at
         with self._steps.step(at.work.operation, at.step, copying=True, sole=True) as meter:
             with (
                 meter.copying(),
-                self._connect(at.site) as driver,
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
+                self._writer(at, order.volume, meter) as writer,
             ):
-                tag = at.work.tag(at.artefact)
-                target = require(driver, DiskImport)
-                self._steps.claim(at.work.operation, at.step, meter)
-                with calling(meter):
-                    writer = target.open_import(tag, order.volume)
-                with closing(writer), beating() as told:
-                    self._claimed(target, order, meter)
-                    paced = PacedWriter(writer, self._pace(at, told))
-                    self._write(paced, disk, changes, at)
-                    paced.finish()
-                with calling(meter):
-                    target.close_import(tag, order.volume)
+                self._write(writer, disk, changes, at)
+                writer.finish()
             written = sum(e.length for e in changes)
             meter.message = f"{written} bytes changed"
             return written
-
-    def _claimed(self, target: DiskImport, order: WriteChanges, meter: Meter) -> None:
-        """Still the newest, now that the writer is open; else it goes without a byte."""
-        at = order.at
-        try:
-            self._steps.claim(at.work.operation, at.step, meter)
-        except Conflict:
-            if not self._steps.runs(at.work.operation, at.step):
-                # Of a successor that is under way this might be the writer.
-                target.close_import(at.work.tag(at.artefact), order.volume)
-            raise
 
     def _write(
         self, writer: BlockWriter, disk: PointReader, changes: tuple[Extent, ...], at: At

@@ -14,7 +14,7 @@ from uuid import UUID
 from temporalio import activity
 
 from controlplane.domain.answer import Seen
-from controlplane.domain.artefact import ArtefactKind, ArtefactState
+from controlplane.domain.artefact import RETENTION, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Busy, Conflict, FedctlError
 from controlplane.domain.ids import ArtefactId, InstanceId
 from controlplane.domain.vault import Moment
@@ -25,7 +25,7 @@ from workflows.activities.atsite import SiteSteps, made
 from workflows.activities.group_plans import MARKS, POINTS, KeptMark, MemberPlan
 from workflows.activities.moving import beating
 from workflows.activities.orders import At
-from workflows.activities.records import RETENTION, operation_id
+from workflows.activities.records import operation_id
 from workflows.activities.steps import Work
 from workflows.failures import NotYet, translated
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from temporalio import activity
 
-from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.artefact import RETENTION, Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import (
     ArtefactId,
@@ -21,10 +21,11 @@ from controlplane.domain.instance import Manner
 from controlplane.domain.operation import SWITCHED, OperationKind, OperationState
 from controlplane.domain.plan import MovePlan
 from controlplane.keys.port import domain_owner
+from controlplane.services.points import points_of_move, retention_of
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
 from workflows.activities.orders import At
-from workflows.activities.records import IMAGES, RETENTION, operation_id
+from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Work
 from workflows.failures import translated
 
@@ -189,11 +190,14 @@ class LookupActivities:
     def retained(self, operation: str) -> Belongings:
         """What earlier moves retained, and the recovery points they copied.
 
-        Of an operation that housekeeping began, only what had expired by then.
+        Where retention is set for the workspace, that alone says which points go, and none does
+        here. Of an operation that housekeeping began, only what had expired by then.
         """
         with translated("retained"), self._store.read() as tx:
             op = tx.operations.get(operation_id(operation))
             kept = _belongings(tx, InstanceId(op.subject), frozenset({ArtefactState.RETAINED}))
+            if retention_of(tx, op.tenant, op.workspace) is not None:
+                kept = replace(kept, points=())
             until = op.order.get("expiredAt")
             if until is None:
                 return kept
@@ -228,17 +232,10 @@ def _belongings(tx: Tx, instance: InstanceId, states: frozenset[ArtefactState]) 
         point: op.id
         for op in tx.operations.list(subject=ResourceId(instance), limit=1000)
         if op.kind is OperationKind.MOVE
-        for point in _points(tx, op.id)
+        for point in points_of_move(tx, op.id)
     }
     return Belongings(
         artefacts=tuple(sorted(found, key=lambda a: _GOING.index(a.kind))),
         points=tuple(moves),
         moves=moves,
     )
-
-
-def _points(tx: Tx, move: OperationId) -> tuple[UUID, ...]:
-    """The last copy of a move, and those of its passes that may not be forgotten yet."""
-    passes = sum(step.name.endswith(" commit copy") for step in tx.operations.steps(move))
-    numbers = range(max(passes - 2, 0), passes)
-    return (derived(move, "point"), *(derived(move, "point", number) for number in numbers))

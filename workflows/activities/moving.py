@@ -2,7 +2,7 @@
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,18 +11,20 @@ from time import monotonic
 from temporalio import activity
 from temporalio.exceptions import CancelledError
 
-from controlplane.domain.disk import BlockReader
+from controlplane.domain.disk import BlockReader, BlockWriter
+from controlplane.domain.errors import Conflict
 from controlplane.domain.ids import OperationId
 from controlplane.domain.operation import Progress
-from controlplane.services.bandwidth import Bandwidth, Pace, PacedReader
+from controlplane.services.bandwidth import Bandwidth, Pace, PacedReader, PacedWriter
 from controlplane.store.engine import Store
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.vault import Vault
-from drivers.contract import DiskExport, require
+from drivers.contract import DiskExport, DiskImport, require
 from workflows.activities.orders import At
 from workflows.activities.steps import Meter, Steps
 from workflows.connections import Connect
 
+Says = Callable[[], Sequence[object]]
 _BEAT = 0.1
 CALLS = timedelta(minutes=1)
 
@@ -73,15 +75,47 @@ class Mover:
             )
 
     @contextmanager
-    def _export(self, at: At, meter: Meter) -> Iterator[BlockReader]:
+    def _export(self, at: At, meter: Meter, says: Says = tuple) -> Iterator[BlockReader]:
         with self._connect(at.site) as driver:
-            with calling(meter):
+            with calling(meter, says):
                 reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
-            with closing(reader), beating() as told:
+            with closing(reader), beating(says=says) as told:
                 yield PacedReader(reader, self._pace(at, told))
 
-    def _pace(self, at: At, told: threading.Event) -> Pace:
-        return Pace(self._bandwidth, at.site, at.work.operation, told)
+    @contextmanager
+    def _writer(
+        self, at: At, volume: str, meter: Meter, *, counted: bool = False, says: Says = tuple
+    ) -> Iterator[BlockWriter]:
+        """A writer to `volume` of the stopped instance `at`, for the newest attempt of a sole step.
+
+        A writer that an earlier attempt left is revoked when this one opens its own; an earlier
+        attempt that wakes late opens none, or writes nothing with it. Its bytes count for the
+        operation's limit unless they are `counted` already.
+        """
+        tag = at.work.tag(at.artefact)
+        with self._connect(at.site) as driver:
+            target = require(driver, DiskImport)
+            self._steps.claim(at.work.operation, at.step, meter)
+            with calling(meter, says):
+                writer = target.open_import(tag, volume)
+            with closing(writer), beating(says=says) as told:
+                self._claimed(target, at, volume, meter)
+                yield PacedWriter(writer, self._pace(at, told, again=counted))
+            with calling(meter, says):
+                target.close_import(tag, volume)
+
+    def _claimed(self, target: DiskImport, at: At, volume: str, meter: Meter) -> None:
+        """Still the newest, now that the writer is open; else it goes without a byte."""
+        try:
+            self._steps.claim(at.work.operation, at.step, meter)
+        except Conflict:
+            if not self._steps.runs(at.work.operation, at.step):
+                # Of a successor that is under way this might be the writer.
+                target.close_import(at.work.tag(at.artefact), volume)
+            raise
+
+    def _pace(self, at: At, told: threading.Event, *, again: bool = False) -> Pace:
+        return Pace(self._bandwidth, at.site, at.work.operation, told, again=again)
 
 
 def beat() -> None:
@@ -100,26 +134,29 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def calling(meter: Meter) -> Iterator[None]:
+def calling(meter: Meter, says: Says = tuple) -> Iterator[None]:
     """A call to a provider in the middle of copying.
 
     A site that many ask may take longer than a pulse lasts; what takes longer than `CALLS` hangs,
     and is given to another worker.
     """
-    with meter.calling(), beating(within=CALLS):
+    with meter.calling(), beating(within=CALLS, says=says):
         yield
 
 
 @contextmanager
-def beating(within: timedelta | None = None) -> Iterator[threading.Event]:
-    """Heartbeats from a thread of its own; the event is set when the activity is told to stop."""
+def beating(within: timedelta | None = None, says: Says = tuple) -> Iterator[threading.Event]:
+    """Heartbeats from a thread of its own; the event is set when the activity is told to stop.
+
+    Each carries what it `says` for a successor; saying nothing takes back what was said before.
+    """
     over = threading.Event()
     told = threading.Event()
     until = None if within is None else monotonic() + within.total_seconds()
 
     def go_on() -> None:
         while not over.wait(_BEAT) and (until is None or monotonic() < until):
-            activity.heartbeat()
+            activity.heartbeat(*says())
             if activity.is_cancelled():
                 told.set()
 

@@ -240,7 +240,9 @@ class PlanActivities:
             anchor = tx.artefacts.get(copy).anchor if copy else None
             epoch = placement.epoch
             rate = _measured(tx, placement.site, str(op.order["to"]))
-            bandwidth = narrowest(tx, op, (placement.site, SiteName(str(op.order["to"]))))
+            bandwidth = narrowest(
+                tx, op, (placement.site, SiteName(str(op.order["to"]))), self._clock()
+            )
         if copy is None:
             raise Conflict(
                 f"{op.subject_name} was never provisioned: create it first, then move it"
@@ -382,7 +384,9 @@ def _measured(tx: Tx, source: str, target: str) -> Rate:
                 # It waited for people, and read far more than once: only the reading tells.
                 seconds = sum(s.copy_seconds for s in steps if _READING.search(s.name))
             else:
-                seconds = sum(s.copy_seconds + s.provider_seconds for s in steps) / 3
+                # Read, brought and read back; straight over, two of these are one.
+                times = 2 if op.result.get("method") == Method.DIRECT else 3
+                seconds = sum(s.copy_seconds + s.provider_seconds for s in steps) / times
             if seconds > 0 and size > 0:
                 return Rate(bytes_per_second=size / seconds, seen=f"{op.ended_at:%d %b %Y}")
     return Rate()

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.artefact import RETENTION, Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.errors import SUPERSEDED, Conflict
 from controlplane.domain.ids import (
     ArtefactId,
@@ -40,7 +40,6 @@ WAITS_FOR = "waitsFor"
 """Under this name an operation's result says what it waits for from people."""
 LOOK_AT = "lookAt"
 """And under this what they must look at when it needs attention."""
-RETENTION = timedelta(days=7)
 OLD_HOME = "the old home, stopped and fenced"
 _CHANGED = "was being brought up to date: its disks hold no whole state, and are written anew"
 
@@ -55,6 +54,7 @@ BEGINS: Mapping[OperationKind, State] = {
     OperationKind.RESTART: State.UPDATING,
     OperationKind.MOVE: State.UPDATING,
     OperationKind.FINALIZE: State.UPDATING,
+    OperationKind.CHECK_VAULT: State.UPDATING,
     OperationKind.TAKE_POINTS: State.UPDATING,
 }
 _IN_USE = frozenset(ArtefactState) - {ArtefactState.INTENDED, ArtefactState.RELEASED}

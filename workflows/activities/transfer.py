@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -14,18 +14,28 @@ from temporalio import activity
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, DiskFormat, ImageSource
 from controlplane.domain.errors import Integrity, NotFound
-from controlplane.domain.ids import GroupId, InstanceId, OperationId, PointId, TenantName
+from controlplane.domain.ids import (
+    GroupId,
+    InstanceId,
+    OperationId,
+    PointId,
+    SiteName,
+    TenantName,
+)
+from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation
 from controlplane.domain.placement import Served
+from controlplane.domain.resource import Kind
 from controlplane.domain.vault import Moment
 from controlplane.keys.port import domain_owner
 from controlplane.services.bandwidth import Bandwidth, Pace
 from controlplane.store.engine import Store
+from controlplane.store.tx import Tx
 from controlplane.vault.digest import digest
 from controlplane.vault.nouns import Member
 from controlplane.vault.vault import Vault
 from drivers.contract import ImagePush, require
-from drivers.disks.image import fingerprint, image_file, read_image
+from drivers.disks.image import fingerprint, image_file, read_image, served_as
 from drivers.disks.raw import ByteSource
 from workflows.activities.moving import Mover, Proof, beat, beating, stopping
 from workflows.activities.orders import At, StageImage
@@ -91,7 +101,10 @@ class CommitGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
-    """Offer a disk of a point at the image gateway, in `format`, while the operation runs."""
+    """Offer a disk of a point at the image gateway, in `format`, while the operation runs.
+
+    To the clients that `site` names, where it names any.
+    """
 
     work: Work
     step: str
@@ -100,6 +113,7 @@ class Publish:
     domain: str
     format: DiskFormat
     bootable: bool
+    site: SiteName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +133,10 @@ class Prove:
 
 
 class TransferActivities(Mover):
-    """`uploads` is the folder of files on their way to become images."""
+    """`uploads` is the folder of files on their way to become images.
+
+    What the gateway serves expires after `image_lifetime`, if the operation has not ended before.
+    """
 
     def __init__(
         self,
@@ -132,6 +149,7 @@ class TransferActivities(Mover):
         bandwidth: Bandwidth,
         uploads: Path,
         gateway_url: str,
+        image_lifetime: timedelta = timedelta(days=7),
     ) -> None:
         super().__init__(
             store=store,
@@ -143,6 +161,7 @@ class TransferActivities(Mover):
         )
         self._uploads = uploads
         self._gateway_url = gateway_url.rstrip("/")
+        self._image_lifetime = image_lifetime
 
     # Into the vault
 
@@ -252,7 +271,7 @@ class TransferActivities(Mover):
                 closing(self._vault.open(PointId(order.point), order.disk)) as disk,
             ):
                 size = disk.size
-                print_ = fingerprint(image_file(disk, order.format), beat)
+                print_ = fingerprint(_file(disk, order), beat)
             with self._store.begin() as tx:
                 tx.served.add(
                     Served(
@@ -266,11 +285,13 @@ class TransferActivities(Mover):
                         sha256=print_.sha256,
                         sha512=print_.sha512,
                         domain=order.domain,
+                        expires_at=self._clock() + self._image_lifetime,
+                        clients=_clients(tx, order.site),
                     )
                 )
             return ImageSource(
-                url=f"{self._gateway_url}/images/{token}.{order.format}",
-                format=order.format,
+                url=f"{self._gateway_url}/images/{token}.{order.format.called}",
+                format=order.format.called,
                 length=print_.length,
                 size=size,
                 sha256=print_.sha256,
@@ -279,7 +300,7 @@ class TransferActivities(Mover):
             )
 
     def _image(self, order: Publish) -> ByteSource:
-        return image_file(self._vault.open(PointId(order.point), order.disk), order.format)
+        return _file(self._vault.open(PointId(order.point), order.disk), order)
 
     @activity.defn(no_thread_cancel_exception=True)
     def push_image(self, order: Push) -> str:
@@ -437,3 +458,15 @@ class TransferActivities(Mover):
         with translated("forget point"):
             self._vault.abandon(PointId(UUID(point)))
             self._vault.forget(PointId(UUID(point)))
+
+
+def _file(disk: BlockReader, order: Publish) -> ByteSource:
+    """The same bytes as the gateway's."""
+    of = served_as(str(order.point), order.disk)
+    return image_file(disk, order.format, of=of)
+
+
+def _clients(tx: Tx, site: SiteName | None) -> tuple[str, ...]:
+    found = tx.resources.find(facts(Kind.SITE).key(site, None, None)) if site else None
+    listed = found.spec.get("imageClients") if found else None
+    return tuple(str(each) for each in listed) if isinstance(listed, list | tuple) else ()

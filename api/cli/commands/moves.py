@@ -64,7 +64,11 @@ def move(
         str | None, typer.Option("--max-bandwidth", help="Copy no faster, such as 50MiB/s.")
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="warm, cold, or auto: warm where it saves downtime.")
+        str,
+        typer.Option(
+            "--method",
+            help="warm, cold, auto: warm where it saves downtime; direct: cold, past the vault.",
+        ),
     ] = "auto",
     cutover: Annotated[
         str | None,

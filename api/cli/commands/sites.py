@@ -17,6 +17,7 @@ from api.cli.session import Facts, Form, Output, Rows, Session, Yes, command, fi
 from api.cli.watch import check, follow, name_of
 from api.schemas.errors import NEEDS_ATTENTION
 from controlplane.domain.errors import Invalid
+from controlplane.domain.hours import DAYS
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 
@@ -111,10 +112,10 @@ def show(
 @command(
     app,
     "limit",
-    "fedctl site limit par-pve --max-bandwidth 50MiB/s",
-    "fedctl site limit par-pve --max-moves 4 --max-bandwidth none",
-    text="Bounds what passes between us and a site (what runs keeps to it within seconds), and how"
-    " many moves run there at once.",
+    "fedctl site limit par-pve --max-moves 4 --max-bandwidth 50MiB/s --image-clients 192.0.2.0/24",
+    "fedctl site limit par-pve --bandwidth-hours 'mon-fri 08:00-18:00 10MiB/s Europe/Paris'",
+    text="Bounds what passes between us and a site (what runs keeps to it within seconds), how many"
+    " moves run there at once, and who may fetch images for it.",
 )
 def limit(
     ctx: typer.Context,
@@ -122,6 +123,13 @@ def limit(
     *,
     max_bandwidth: Annotated[
         str | None, typer.Option("--max-bandwidth", help="Such as 50MiB/s; none lifts it.")
+    ] = None,
+    bandwidth_hours: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bandwidth-hours",
+            help="Such as 'mon-fri 08:00-18:00 10MiB/s Europe/Paris', each; none lifts all.",
+        ),
     ] = None,
     max_moves: Annotated[
         str | None,
@@ -131,18 +139,35 @@ def limit(
         str | None,
         typer.Option("--max-snapshots", help="Asked for at a time, such as 2; none lifts it."),
     ] = None,
+    image_clients: Annotated[
+        str | None,
+        typer.Option(
+            "--image-clients",
+            help="Addresses and networks that its hosts fetch images from; none: from anywhere.",
+        ),
+    ] = None,
 ) -> None:
     with Session(ctx) as session:
-        if max_bandwidth is None and max_moves is None and max_snapshots is None:
-            raise Invalid("say what to limit: --max-bandwidth, --max-moves or --max-snapshots")
+        said = {max_bandwidth, max_moves, max_snapshots, image_clients}
+        if said == {None} and bandwidth_hours is None:
+            raise Invalid(
+                "say what to limit: --max-bandwidth, --bandwidth-hours, --max-moves,"
+                " --max-snapshots or --image-clients"
+            )
         site = find(session, Kind.SITE, name)
         spec = dict(site.document["spec"])
         if max_bandwidth is not None:
             spec["maxBandwidth"] = _unless_none(max_bandwidth, "--max-bandwidth", rate)
+        if bandwidth_hours is not None:
+            lifted = bandwidth_hours == ["none"]
+            spec["bandwidthHours"] = None if lifted else [_hours(each) for each in bandwidth_hours]
         if max_moves is not None:
             spec["maxMoves"] = _unless_none(max_moves, "--max-moves", _number)
         if max_snapshots is not None:
             spec["maxSnapshots"] = _unless_none(max_snapshots, "--max-snapshots", _number)
+        if image_clients is not None:
+            listed = [each.strip() for each in image_clients.split(",")]
+            spec["imageClients"] = None if image_clients == "none" else listed
         spec = {k: v for k, v in spec.items() if v is not None}
         session.client.put(SITE, site.name, spec)
         session.say(f"{site.name}: {_limits(spec) or 'no limit'}.")
@@ -367,11 +392,45 @@ def _limits(spec: Doc) -> str:
     found = []
     if "maxBandwidth" in spec:
         found.append(f"{units.size(spec['maxBandwidth'])}/s at most")
+    found += [
+        f"{units.size(each['maxBandwidth'])}/s {','.join(each.get('days', ['daily']))}"
+        f" {each['from']}-{each['to']} {each.get('timeZone', 'UTC')}"
+        for each in spec.get("bandwidthHours", [])
+    ]
     if "maxMoves" in spec:
         found.append(f"{spec['maxMoves']} moves at once")
     if "maxSnapshots" in spec:
         found.append(f"{spec['maxSnapshots']} snapshots at a time")
+    if "imageClients" in spec:
+        found.append(f"images for {', '.join(spec['imageClients'])} only")
     return ", ".join(found)
+
+
+def _hours(text: str) -> Doc:
+    """Of `mon-fri 08:00-18:00 10MiB/s Europe/Paris`; days and zone may be left out."""
+    words = text.split()
+    days = _days(words.pop(0)) if words and not words[0][:1].isdecimal() else None
+    if len(words) not in {2, 3} or words[0].count("-") != 1:
+        raise Invalid(
+            f"--bandwidth-hours is {text!r}: write days, hours, a rate and a time zone, such as"
+            " 'mon-fri 08:00-18:00 10MiB/s Europe/Paris'"
+        )
+    start, end = words[0].split("-")
+    hours: Doc = {"from": start, "to": end, "maxBandwidth": rate(words[1], "--bandwidth-hours")}
+    hours |= {"days": days} if days else {}
+    return hours | ({"timeZone": words[2]} if words[2:] else {})
+
+
+def _days(text: str) -> list[str]:
+    """Of `mon-fri`, `sat,sun` or `mon`."""
+    found: list[str] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last or first) not in DAYS:
+            raise Invalid(f"{text!r} names no days: write such as mon-fri or sat,sun")
+        count = (DAYS.index(last or first) - DAYS.index(first)) % 7 + 1
+        found += [DAYS[(DAYS.index(first) + i) % 7] for i in range(count)]
+    return list(dict.fromkeys(found))
 
 
 def _unless_none(text: str, option: str, read: Callable[[str, str], int]) -> int | None:

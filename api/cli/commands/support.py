@@ -30,7 +30,8 @@ from controlplane.domain.resource import Kind
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _METRICS = "/providers/fedctl.federation/v1/metrics"
 _RECENT = 50
-_SITE_SPEC = ("provider", "region", "country", "maxBandwidth", "maxMoves", "maxSnapshots")
+_SITE_SPEC = ("provider", "region", "country", "maxBandwidth", "maxMoves", "maxSnapshots",
+              "imageClients")  # fmt: skip
 _SITE_STATUS = ("state", "health", "version", "capabilities", "warnings", "lastSeenAt",
                 "hasCredentials", "problem")  # fmt: skip
 _OPERATION = ("operationState", "outcome", "phase", "startedAt", "endedAt", "problem",

@@ -13,6 +13,7 @@ from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 WORKSPACE = facts(Kind.WORKSPACE)
+_RETENTION = "fedctl:retention"
 
 
 @command(
@@ -48,6 +49,52 @@ def list_workspaces(ctx: typer.Context, output: Output = Form.TABLE) -> None:
             for each in items
         ]
         session.data(items, Rows(("NAME", "STATE", "RESOURCES", "AGE"), rows))
+
+
+@command(
+    app,
+    "retention",
+    "fedctl workspace retention shop last:3,daily:7,weekly:4",
+    "fedctl workspace retention shop none",
+    text="Which recovery points of its instances are kept: the newest, so many last ones, and the"
+    " newest of so many hours, days, weeks, months and years. Without one they go with the old"
+    " copies of their move.",
+)
+def retention(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="The workspace.", autocompletion=offering(Kind.WORKSPACE))
+    ],
+    policy: Annotated[
+        str | None, typer.Argument(help="Such as last:3,daily:7, or none; shown when left out.")
+    ] = None,
+) -> None:
+    with Session(ctx) as session:
+        found = find(session, Kind.WORKSPACE, name)
+        document = found.document
+        extensions = dict(document["extensions"])
+        if policy is not None:
+            extensions.pop(_RETENTION, None)
+            extensions |= {} if policy == "none" else {_RETENTION: policy}
+            body = {
+                "spec": document["spec"],
+                "labels": document["labels"],
+                "annotations": document["annotations"],
+                "extensions": extensions,
+            }
+            path = session.client.path(WORKSPACE, found.name)
+            extensions = session.client.send("PUT", path, json=body).json()["extensions"]
+        kept = extensions.get(_RETENTION)
+        session.say(
+            f"{found.name}: recovery points are kept by {kept}."
+            if kept
+            else f"{found.name}: recovery points go with the old copies of their move."
+        )
+        if policy == "none":
+            session.say(
+                "  note    those that were kept so far stay until they are deleted"
+                " (fedctl recovery-points delete) or the instance's moves finalized"
+            )
 
 
 @command(

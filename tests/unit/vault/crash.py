@@ -148,6 +148,8 @@ class _File:
         return bytes(whole)
 
     def now(self) -> bytes:
+        if not self.waiting:
+            return self.synced
         whole = bytearray(self.synced.ljust(self.size, b"\0"))
         for offset, data in self.waiting:
             whole[offset : offset + len(data)] = data

@@ -230,6 +230,17 @@ class RecordsContract:
         with pytest.raises(Conflict):
             records.verified(name)
 
+    def test_how_many_points_there_are_and_since_when_is_told(self, records):
+        assert records.committed() == (0, None)
+        one = self.verified(records, self.begin(records, 1), 1)
+        records.commit(record(1, 1), packs={one}, attempt=1)
+        other = self.verified(records, self.begin(records, 2), 2)
+        later = replace(record(2, 2), committed_at=record(1, 1).committed_at + timedelta(hours=1))
+        records.commit(later, packs={other}, attempt=1)
+        assert records.committed() == (2, later.committed_at)
+        records.forget(point(2))
+        assert records.committed() == (1, record(1, 1).committed_at)
+
     def test_deleting_waits_for_time_and_for_earlier_sessions(self, records):
         name = self.verified(records, self.begin(records, 1), 1)
         records.commit(record(1, 1), packs={name}, attempt=1)
@@ -282,6 +293,17 @@ class RecordsContract:
         records.deleted(name)
         assert records.damaged("acme/shop") == frozenset()
 
+    def test_damages_of_a_mended_pack_are_forgotten_and_others_are_not(self, records):
+        session = self.begin(records, 1)
+        for number in (1, 2):
+            self.sealed(records, session, number, leaf(number))
+        for number in (1, 2):
+            for position in (4, None):
+                records.damage(Damage(domain="acme/shop", pack=pack(number), position=position))
+        for _ in range(2):
+            records.mended(pack(1))
+        assert {damage.pack for damage in records.damaged("acme/shop")} == {pack(2)}
+
     def test_a_point_that_the_store_shows_is_adopted_with_its_packs(self, records):
         session = self.begin(records, 1)
         self.sealed(records, session, 1, leaf(0))
@@ -302,3 +324,21 @@ class RecordsContract:
         assert last == record(1, 4)
         with pytest.raises(Conflict, match="comes before"):
             records.adopt(record(2, 3), packs=(), retained=True)
+
+    def test_domains_and_their_packs_are_listed_in_order(self, records):
+        assert records.domains() == ()
+        session = self.begin(records, 1)
+        for number in (3, 1, 2):
+            self.verified(records, session, number)
+        self.sealed(records, session, 4)
+        states = {1: "verified", 2: "verified", 3: "verified", 4: "sealed"}
+        assert records.domains() == ("acme/shop",)
+        found = records.packs_of("acme/shop", after=b"", limit=10)
+        assert found == tuple((pack(n), PackState(state)) for n, state in states.items())
+        assert records.packs_of("acme/shop", after=pack(1), limit=2) == found[1:3]
+        assert records.packs_of("acme/shop", after=pack(4), limit=2) == ()
+        assert records.packs_of("acme/other", after=b"", limit=2) == ()
+        records.commit(record(2, 1, domain="acme/empty", disks=()), packs=(), attempt=1)
+        assert records.domains() == ("acme/empty", "acme/shop")
+        records.forget(point(2))
+        assert records.domains() == ("acme/shop",)

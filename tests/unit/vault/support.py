@@ -15,6 +15,7 @@ from controlplane.vault.local import LocalObjects
 from controlplane.vault.memory import MemoryRecords
 from controlplane.vault.ports import (
     DomainKeys,
+    ObjectStore,
 )
 from controlplane.vault.vault import Vault
 
@@ -96,9 +97,9 @@ class Clock:
 class World:
     """One store and its records; `vault()` is one more process that uses them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, objects: ObjectStore | None = None) -> None:
         self.root = root
-        self.objects = LocalObjects(root)
+        self.objects = objects or LocalObjects(root)
         self.records = MemoryRecords()
         self.clock = Clock()
         self.opened: list[Vault] = []

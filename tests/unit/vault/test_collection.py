@@ -3,11 +3,12 @@
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.domain.errors import Conflict, NotFound
+from controlplane.domain.errors import Conflict, Denied, NotFound
+from controlplane.vault.local import LocalObjects
 from tests.unit.vault.support import CHUNK, commit, copy, new_point, read_all, some_disk
 
 HOUR = timedelta(hours=1)
@@ -91,8 +92,8 @@ def test_packs_of_an_open_copy_stay_until_it_is_abandoned(world, vault):
 
 def test_objects_on_no_record_are_reported_and_kept(world, vault):
     world.objects.put("packs/ab/abcd", b"from another incarnation")
-    seen = vault.collect(holding=timedelta(0))
-    assert seen.unknown == ("packs/ab/abcd",)
+    vault.collect(holding=timedelta(0))
+    assert vault.unknown_packs() == ("packs/ab/abcd",)
     assert world.objects.get("packs/ab/abcd")
 
 
@@ -153,3 +154,36 @@ def test_copying_forgetting_and_collecting_at_once_loses_nothing(world):
     fresh.collect(holding=timedelta(0))
     held = {ref for p in world.records.points() for ref in world.records._points[p.point][1]}
     assert {path.name for path in world.files("packs")} == {pack.hex() for pack in held}
+
+
+def test_what_the_store_locked_stays_and_the_others_go(world, vault):
+    for seed in range(3):
+        point, _ = world.take(vault, some_disk(seed, "R"))
+        vault.forget(point)
+    vault.collect(holding=HOUR)
+    world.clock.pass_by(HOUR)
+    locked = world.files("packs")[1]
+
+    class Locking(LocalObjects):
+        def delete(self, name):
+            if name.endswith(locked.name):
+                raise Denied("locked until Friday")
+            super().delete(name)
+
+    other = world.vault(objects=Locking(world.root))
+    collected = other.collect(holding=HOUR)
+    assert (collected.deleted, collected.locked) == (2, 1)
+    assert collected.why_locked == "locked until Friday"
+    assert world.files("packs") == [locked]
+    assert other.collect(holding=HOUR).locked == 1
+    later = vault.collect(holding=HOUR)
+    assert (later.deleted, later.locked) == (1, 0)
+    assert world.files("packs") == []
+
+
+def test_uploads_that_never_ended_are_swept_when_they_are_old(world, vault):
+    left = world.objects.upload("packs/aa/aab")
+    world.clock.now = datetime.now(UTC) + 2 * HOUR
+    assert vault.sweep(older=3 * HOUR) == 0
+    assert vault.sweep(older=HOUR) == 1
+    left.abort()

@@ -171,3 +171,17 @@ def test_collection_takes_what_segments_say_of_deleted_packs(world, vault):
     for _ in range(2):
         vault.collect(holding=timedelta(0))
     assert world.files("index") == []
+
+
+@pytest.mark.parametrize("harm", [b"", b"\0\0\0\5", b"x" * 900])
+def test_a_segment_that_cannot_be_read_costs_time_and_goes_with_the_next_tidying(
+    world, vault, harm
+):
+    data = some_disk(11, "RR")
+    world.take(vault, data)
+    (path,) = world.files("index")
+    path.write_bytes(harm)
+    fresh = world.vault()
+    assert copy(fresh, data, point=new_point()).bytes_new == 0
+    fresh.tidy_index(DOMAIN)
+    assert world.files("index") == []

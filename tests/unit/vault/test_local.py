@@ -4,61 +4,45 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.domain.errors import Conflict, Invalid, NotFound
-from controlplane.vault.local import LocalObjects
+from controlplane.domain.errors import Unavailable
+from controlplane.vault.local import FoundObjects, LocalObjects
+from tests.unit.vault.objects_contract import ObjectsContract
 
 
-@pytest.fixture
-def objects(tmp_path):
-    return LocalObjects(tmp_path / "store")
+class TestLocalObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, tmp_path):
+        return LocalObjects(tmp_path / "store")
+
+    def test_an_upload_that_goes_on_is_not_swept(self, objects):
+        left = objects.upload("x")
+        now = datetime.now(UTC)
+        assert objects.sweep(now - timedelta(hours=1)) == 0
+        assert objects.sweep(now + timedelta(hours=1)) == 1
+        left.abort()
 
 
-def test_an_object_appears_when_it_is_finished(objects):
-    upload = objects.upload("a/b")
-    upload.write(b"hello ")
-    assert list(objects.names("a")) == []
-    upload.write(b"world")
-    upload.finish()
-    upload.abort()
-    assert list(objects.names("a")) == ["a/b"]
-    assert (objects.get("a/b"), objects.size("a/b")) == (b"hello world", 11)
-    assert objects.get("a/b", 6, 3) == b"wor"
-    assert objects.get("a/b", 6, 99) == b"world"
-    assert objects.get("a/b", 99, 3) == b""
+class TestFoundObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, tmp_path):
+        return FoundObjects(tmp_path)
 
-
-def test_a_taken_name_is_a_conflict_and_changes_nothing(objects):
-    objects.put("x", b"one")
-    with pytest.raises(Conflict):
-        objects.put("x", b"two")
-    assert objects.get("x") == b"one"
-
-
-def test_absence_is_told(objects):
-    objects.delete("nowhere/x")
-    for ask in (objects.get, objects.size):
-        with pytest.raises(NotFound):
-            ask("nowhere/x")
-    assert list(objects.names("nowhere")) == []
-
-
-@pytest.mark.parametrize("name", ["", "/x", "../x", "a/../b", "a//b", ".coming/x", "a\nb", "é"])
-def test_names_stay_inside(objects, name):
-    with pytest.raises(Invalid):
-        objects.put(name, b"")
-
-
-def test_an_ended_upload_takes_nothing_more(objects):
-    upload = objects.upload("x")
-    upload.abort()
-    for late in (lambda: upload.write(b"x"), upload.finish):
-        with pytest.raises(Conflict):
-            late()
-
-
-def test_uploads_that_were_left_are_swept(objects, tmp_path):
-    left = objects.upload("x")
-    now = datetime.now(UTC)
-    assert objects.sweep(now - timedelta(hours=1)) == 0
-    assert objects.sweep(now + timedelta(hours=1)) == 1
-    left.abort()
+    def test_a_folder_that_is_not_there_is_away_and_is_not_made(self, tmp_path):
+        root = tmp_path / "mount" / "copy"
+        objects = FoundObjects(root)
+        for ask in (
+            lambda: objects.put("heads/a", b"x"),
+            lambda: objects.upload("heads/a"),
+            lambda: objects.get("heads/a"),
+            lambda: objects.size("heads/a"),
+            lambda: objects.delete("heads/a"),
+            lambda: list(objects.names("heads")),
+            lambda: objects.sweep(datetime.now(UTC)),
+        ):
+            with pytest.raises(Unavailable, match="mount its disk"):
+                ask()
+        assert not root.parent.exists()
+        root.mkdir(parents=True)
+        assert objects.sweep(datetime.now(UTC)) == 0
+        objects.put("heads/a", b"x")
+        assert objects.get("heads/a") == b"x"

@@ -1,6 +1,7 @@
 """Records of an earlier day are brought up to what the store shows."""
 
 from copy import deepcopy
+from datetime import timedelta
 
 import pytest
 
@@ -52,6 +53,19 @@ def test_newer_points_are_usable_again_and_the_chain_goes_on(world: World) -> No
     assert record is not None
     assert (record.point, record.sequence) == (third, 4)
     assert vault.survey() == ()
+
+
+def test_recalled_points_bear_the_times_when_they_were_made(world: World) -> None:
+    kept = backup(world)
+    times = []
+    for seed in (1, 10):
+        world.clock.pass_by(timedelta(days=1))
+        made(world, content(seed))
+        times.append(world.clock())
+    world.clock.pass_by(timedelta(days=30))
+    world.records = kept
+    world.vault().recall(domain_of)
+    assert [record.committed_at for record in kept.points()] == times
 
 
 def test_what_went_after_the_backup_is_not_relied_upon(world: World) -> None:

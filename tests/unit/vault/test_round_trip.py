@@ -78,7 +78,7 @@ def test_a_disk_that_comes_in_order_is_read_in_order(world, vault):
 
 
 class _Free:
-    def owed(self, *_: object) -> float:
+    def owed(self, *_: object, **__: object) -> float:
         return 0.0
 
 

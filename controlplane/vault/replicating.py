@@ -1,0 +1,285 @@
+"""Bringing a second store up to the first: at any moment what it shows there can be read."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from controlplane.domain.errors import Denied, Integrity, NotFound
+from controlplane.domain.ids import PointId
+from controlplane.domain.vault import PackState, PointRecord
+from controlplane.vault.blobs import Blobs
+from controlplane.vault.departed import Departed
+from controlplane.vault.heads import root_hash, root_name
+from controlplane.vault.manifest import Tree
+from controlplane.vault.mending import Mending
+from controlplane.vault.nouns import Replicated
+from controlplane.vault.pack import domain_of, pack_name, pack_of
+from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.published import checked_segment, segment_prefix
+from controlplane.vault.sealing import open_object
+from controlplane.vault.soundness import SIGNED, sound_document, sound_pack
+from controlplane.vault.whole import same, send
+
+_KEYS, _PACKS, _INDEX, _POINTS = "keys", "packs", "index", "points"
+# What refers to something comes after it; so it is listed before it.
+_ORDER = (_KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    copied: int = 0
+    bytes: int = 0
+    removed: int = 0
+    kept: int = 0
+    why_kept: str = ""
+    mended: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicating:
+    """One round. `signers` are those of the folders whose documents are signed."""
+
+    records: VaultRecords
+    objects: ObjectStore
+    replica: ObjectStore
+    keys: Keys
+    signers: Mapping[str, Signer]
+    departed: Departed
+    mending: Mending
+    blobs: Callable[[str], Blobs]
+    stopped: Callable[[], bool]
+    tally: _Tally = field(default_factory=_Tally)
+    domains: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> Replicated:
+        gone = frozenset(self.departed.names())
+        self._follow(gone)
+        here = {folder: self._listed(self.objects, folder) for folder in reversed(_ORDER)}
+        there = {folder: self._listed(self.replica, folder) for folder in _ORDER}
+        points = {record.point: record for record in self.records.points()}
+        self.domains.update((segment_prefix(r.domain), r.domain) for r in points.values())
+        for folder in _ORDER:
+            for name in self._to_copy(folder, here, there, points):
+                if self.stopped():
+                    break
+                if self._copied(name):
+                    there[folder].add(name)
+        self._drop_merged(here[_INDEX], there[_INDEX])
+        self._mend_damaged(points.values())
+        for folder in _ORDER:
+            for name in self._to_put_back(folder, here, there, points):
+                if not self.stopped() and name not in gone:
+                    self._put_back(name)
+        behind = [r for r in points.values() if root_name(r.point, r.root) not in there[_POINTS]]
+        tally = self.tally
+        return Replicated(
+            copied=tally.copied,
+            bytes=tally.bytes,
+            removed=tally.removed,
+            kept=tally.kept,
+            why_kept=tally.why_kept,
+            mended=tuple(tally.mended),
+            troubles=tuple(tally.troubles),
+            behind=len(behind),
+            oldest=min((record.committed_at for record in behind), default=None),
+        )
+
+    def _listed(self, objects: ObjectStore, folder: str) -> set[str]:
+        return set(objects.names(folder))
+
+    def _follow(self, gone: Collection[str]) -> None:
+        """Deletes what was deleted on record: first what refers to other things."""
+        for name in sorted(gone, key=lambda name: name.startswith(f"{_PACKS}/")):
+            if self.stopped():
+                return
+            try:
+                self.departed.proven(name)
+                self._not_needed(name)
+            except NotFound:
+                continue  # another process followed
+            except Integrity as e:
+                self.tally.troubles.append(str(e))
+                continue
+            under = [name] if name.startswith(f"{_PACKS}/") else list(self.replica.names(name))
+            try:
+                for each in under:
+                    self.replica.delete(each)
+            except Denied as e:
+                self.tally.kept += 1
+                self.tally.why_kept = str(e)
+                continue
+            self.tally.removed += len(under)
+            self.departed.drop(name)
+
+    def _not_needed(self, name: str) -> None:
+        """What is on record as needed was not deleted on record, whatever the store shows."""
+        folder = name.partition("/")[0]
+        if folder == _PACKS:
+            pack = pack_of(name)
+            needed = self.records.states([pack]).get(pack, PackState.CONDEMNED)
+            if needed is not PackState.CONDEMNED:
+                raise Integrity(f"{name} is said to be deleted and is on record as {needed}")
+        elif folder != _POINTS or self.records.point(_point_of(name)) is not None:
+            raise Integrity(f"{name} is said to be deleted and is on record")
+
+    def _to_copy(
+        self, folder: str, here: Mapping[str, set[str]], there: Mapping[str, set[str]],
+        points: Mapping[PointId, PointRecord],
+    ) -> Iterator[str]:  # fmt: skip
+        missing = sorted(here[folder] - there[folder])
+        if folder == _PACKS:
+            yield from self._verified(missing)
+        elif folder == _POINTS:
+            absent = self._absent(points, there[_PACKS]) if missing else frozenset()
+            for name in missing:
+                record = points.get(_point_of(name))
+                if record is not None and self._whole_there(record, absent):
+                    yield name
+        elif folder in self.signers or folder not in SIGNED:
+            yield from missing
+
+    def _to_put_back(
+        self, folder: str, here: Mapping[str, set[str]], there: Mapping[str, set[str]],
+        points: Mapping[PointId, PointRecord],
+    ) -> Iterator[str]:  # fmt: skip
+        """What only the replica has, and is on record or signed: the first store lost it."""
+        lost = sorted(there[folder] - here[folder])
+        if folder == _PACKS:
+            yield from self._verified(lost)
+        elif folder == _POINTS:
+            needed = {root_name(record.point, record.root) for record in points.values()}
+            yield from (name for name in lost if name in needed)
+        elif folder in self.signers:
+            yield from lost
+
+    def _verified(self, names: Collection[str]) -> Iterator[str]:
+        """Packs that the vault relies upon; names that are none of ours are no concern."""
+        packs: dict[bytes, str] = {}
+        for name in names:
+            try:
+                packs[pack_of(name)] = name
+            except Integrity:
+                continue
+        states = self.records.states(packs)
+        yield from (n for pack, n in packs.items() if states.get(pack) is PackState.VERIFIED)
+
+    def _absent(
+        self, points: Mapping[PointId, PointRecord], there: Collection[str]
+    ) -> frozenset[bytes]:
+        """Packs that the vault relies upon and the replica lacks still."""
+        domains = {record.domain for record in points.values()}
+        every = frozenset[bytes]().union(*map(self.records.verified_packs, domains))
+        return frozenset(pack for pack in every if pack_name(pack) not in there)
+
+    def _whole_there(self, record: PointRecord, absent: frozenset[bytes]) -> bool:
+        if not absent:
+            return True
+        pages = self.blobs(record.domain)
+        try:
+            for disk in record.disks:
+                if Tree(pages=pages, layout=disk.layout, top=disk.top).packs() & absent:
+                    return False
+        except Integrity as e:
+            self.tally.troubles.append(f"recovery point {record.point}: {e}")
+            return False
+        return True
+
+    def _copied(self, name: str) -> bool:
+        """Whether the object is at the replica now, sound and read back."""
+        try:
+            data = self.objects.get(name)
+            if not self.check(name, data):
+                return False
+        except NotFound:
+            return False  # it was deleted since it was listed
+        except Integrity as e:
+            self.tally.troubles.append(str(e))
+            return False
+        send(self.replica, name, data)
+        if not same(self.replica, name, data) and not self._sound_there(name):
+            self.replica.delete(name)
+            self.tally.troubles.append(f"{name} did not read back from the replica as written")
+            return False
+        self.tally.copied += 1
+        self.tally.bytes += len(data)
+        return True
+
+    def _sound_there(self, name: str) -> bool:
+        """Of small objects two sealings may exist, each as good as the other."""
+        try:
+            return self.check(name, self.replica.get(name))
+        except (Integrity, NotFound):
+            return False
+
+    def _drop_merged(self, here: Collection[str], there: Collection[str]) -> None:
+        """Segments of the index that others took the place of; what none says the tables do."""
+        domains = {name.rpartition("/")[0] for name in here}
+        for name in set(there) - set(here):
+            if name.rpartition("/")[0] in domains:
+                self.replica.delete(name)
+
+    def _mend_damaged(self, points: Collection[PointRecord]) -> None:
+        for domain in {record.domain for record in points}:
+            for pack in {damage.pack for damage in self.records.damaged(domain)}:
+                if self.stopped():
+                    return
+                if self.mending.pack(domain, pack) is not None:
+                    self.tally.mended.append(pack_name(pack))
+                else:
+                    self.tally.troubles.append(
+                        f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
+                    )
+
+    def _put_back(self, name: str) -> None:
+        try:
+            self.mending.lost(name, self.check)
+        except (Integrity, NotFound) as e:
+            self.tally.troubles.append(str(e))
+        else:
+            self.tally.mended.append(name)
+
+    def check(self, name: str, data: bytes) -> bool:
+        """Whether it is for us to copy; Integrity when it is not what it should be."""
+        folder = name.partition("/")[0]
+        if folder == _PACKS:
+            sound_pack(self.keys, domain_of(data), name, data)
+        elif folder in SIGNED:
+            sound_document(self.signers, name, data)
+        elif folder == _KEYS:
+            _is_json(name, data)
+        else:
+            domain = self._domain(name)
+            if domain is None:
+                return False
+            if folder == _INDEX:
+                checked_segment(self.keys(domain), name, data)
+                return True
+            body = open_object(self.keys(domain), name, data)
+            root = name.rpartition("/")[2]
+            if root_hash(self.keys(domain).id_key, body) != root:
+                raise Integrity(f"{name} is not the root that its name tells")
+        return True
+
+    def _domain(self, name: str) -> str | None:
+        """Of a root or a segment of the index; None when no retained point is of it."""
+        if name.startswith(f"{_POINTS}/"):
+            record = self.records.point(_point_of(name))
+            return record.domain if record else None
+        return self.domains.get(name.rpartition("/")[0])
+
+
+def _point_of(name: str) -> PointId:
+    """Of `points/<point>` and what is under it; the nil point for a name that has none."""
+    try:
+        return PointId(UUID(name.split("/")[1]))
+    except ValueError:
+        return PointId(UUID(int=0))
+
+
+def _is_json(name: str, data: bytes) -> None:
+    try:
+        json.loads(data)
+    except ValueError as e:
+        raise Integrity(f"{name} is no wrapped key") from e

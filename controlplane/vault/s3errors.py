@@ -1,0 +1,113 @@
+"""What an S3 server or the way to it says, in our own errors."""
+
+import re
+
+from obstore.exceptions import (
+    AlreadyExistsError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from controlplane.domain.errors import (
+    Conflict,
+    Denied,
+    Exhausted,
+    FedctlError,
+    Integrity,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_REPEATED = re.compile(r"after [1-9]\d* retries")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_INSUFFICIENT_STORAGE = 507
+_DETAIL = "\n\nDebug source"
+_REFUSED = {
+    "AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationHeaderMalformed",
+    "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "PermanentRedirect",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
+_FULL = {
+    "EntityTooLarge", "InsufficientStorage", "QuotaExceeded", "ServiceQuotaExceeded",
+    "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded",
+}  # fmt: skip
+_GARBLED = {
+    "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
+}  # fmt: skip
+_UNKNOWN = {"NotImplemented", "XNotImplemented"}
+_HINTS = {
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "AuthorizationHeaderMalformed": "the region is another one: set it",
+    "PermanentRedirect": "the bucket is in another region: set region and endpoint",
+}
+_DEFAULT_HINT = (
+    "check the key and what it may do in this bucket (docs/stores.md), and whether the store"
+    " locked the object"
+)
+
+
+def status(error: BaseException) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found.group(1)) if found else None
+
+
+def repeated(error: BaseException | None) -> bool:
+    """Whether the library had asked before it got this answer."""
+    return _REPEATED.search(str(error)) is not None
+
+
+def told(error: BaseException, what: str, bucket: str) -> FedctlError:
+    """`what` names the object, its bucket and the server."""
+    found = _CODE.search(str(error))
+    code, number = found.group(1) if found else "", status(error)
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _REFUSED
+    unknown = isinstance(error, NotSupportedError) or code in _UNKNOWN
+    denied = (
+        f": the store refuses us ({code or number or 'denied'}): {_HINTS.get(code, _DEFAULT_HINT)}"
+    )
+    limited = (
+        f": the store does not know what we ask of it ({code or 'not supported'}): it has to know"
+        " conditional creates (If-None-Match) and multipart uploads"
+    )
+    cases: tuple[tuple[bool, type[FedctlError], str], ...] = (
+        (
+            code == "NoSuchBucket",
+            Unavailable,
+            f": there is no bucket {bucket!r}: create it, or name the one that there is",
+        ),
+        (isinstance(error, FileNotFoundError), NotFound, " is not in the store"),
+        (
+            isinstance(error, AlreadyExistsError | PreconditionError),
+            Conflict,
+            " is in the store already",
+        ),
+        (
+            code in _FULL or number == _INSUFFICIENT_STORAGE,
+            Exhausted,
+            f": the store is full ({code or number}): free some room",
+        ),
+        (
+            code in _GARBLED,
+            Integrity,
+            f" did not arrive as it was sent ({code}): look at the network and the store",
+        ),
+        (unknown, Unsupported, limited),
+        (refused, Denied, denied),
+    )
+    why = f"{number} {code}".strip() if number else _first(error)
+    silent = (
+        f": no usable answer from the store ({why}); it is asked again: look at its endpoint and"
+        " the network if it stays so"
+    )
+    kind, text = next(((k, t) for holds, k, t in cases if holds), (Unavailable, silent))
+    return kind(what + text)
+
+
+def _first(error: BaseException) -> str:
+    """Without addresses and traces, which fill pages."""
+    text = str(error).partition(_DETAIL)[0]
+    return text.rpartition(" - ")[2].splitlines()[0][:120] if text else type(error).__name__

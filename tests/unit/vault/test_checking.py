@@ -1,0 +1,335 @@
+"""A check sees every damage there is, names its place, and calls nothing damaged that is not."""
+
+import random
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from controlplane.domain.disk import ExtentKind
+from controlplane.domain.errors import Unavailable
+from controlplane.domain.finding import Severity
+from controlplane.domain.ids import InstanceId, TenantName
+from controlplane.domain.vault import Depth, PackState
+from controlplane.vault import flaws
+from controlplane.vault.checking import CheckOrder
+from controlplane.vault.nouns import CopyStopped
+from controlplane.vault.pack import Packs
+from tests.unit.vault.support import (
+    CHUNK,
+    DOMAIN,
+    INSTANCE,
+    Bytes,
+    World,
+    commit,
+    copy,
+    keys,
+    new_point,
+    read_all,
+    some_disk,
+)
+from tests.unit.vault.test_damage import flip
+
+STRUCTURE = CheckOrder(depth=Depth.STRUCTURE)
+FULL = CheckOrder(depth=Depth.FULL)
+OTHER = InstanceId(UUID(int=8))
+
+
+def check(vault, order=FULL, **more):
+    return vault.check(order, name=lambda tenant, instance: f"{tenant}/{instance.int}", **more)
+
+
+def take(vault, data: bytes, instance: InstanceId) -> None:
+    point = new_point()
+    copy(vault, data, point=point)
+    commit(vault, point, instance=instance)
+
+
+def ids(checked) -> list[str]:
+    return [finding.id for finding in checked.findings]
+
+
+def told(checked, id: str) -> str:
+    [found] = [f for f in checked.findings if f.id == id]
+    return f"{found.subject}: {found.evidence}"
+
+
+def test_a_sound_vault_has_no_findings(world, vault):
+    data = some_disk(1, "RTZR")
+    base, _ = world.take(vault, data)
+    world.take(vault, Bytes(data, [(len(data), ExtentKind.UNCHANGED)]), base=base)
+    take(vault, some_disk(2, "ZZ"), OTHER)
+    forgotten, _ = world.take(vault, some_disk(3, "R"))
+    vault.forget(forgotten)
+    for depth in Depth:
+        checked = check(vault, CheckOrder(depth=depth))
+        assert checked.findings == ()
+        assert not checked.damaged
+    assert checked.packs == len(world.files("packs"))
+    assert checked.blobs == sum(len(p.blobs) for p in opened(world))
+    assert 0 < checked.read < sum(p.stat().st_size for p in world.files("packs"))
+
+
+def opened(world: World, domain: str = DOMAIN):
+    packs = Packs(objects=world.objects, keys=keys)
+    return [packs.open(domain, pack) for pack in sorted(world.records.known_packs())]
+
+
+def test_a_running_copy_is_no_finding(world, vault):
+    copy(vault, some_disk(4, "RR"), point=new_point())
+    assert PackState.SEALED in world.records.states(world.records.known_packs()).values()
+    assert check(world.vault()).findings == ()
+
+
+def test_a_flipped_bit_in_a_blob_is_named_by_instance_disk_and_offset_in_every_point(world, vault):
+    data = some_disk(5, "RRRR")
+    first, _ = world.take(vault, data)
+    second, _ = world.take(vault, Bytes(data, [(len(data), ExtentKind.UNCHANGED)]), base=first)
+    pack = max(world.files("packs"), key=lambda path: path.stat().st_size)
+    flip(pack, CHUNK * 2)
+    assert check(world.vault(), STRUCTURE).findings == ()
+    checked = check(world.vault())
+    assert checked.damaged
+    assert ids(checked) == ["VLT05", "VLT07"]
+    assert pack.name in told(checked, "VLT05")
+    text = told(checked, "VLT07")
+    assert text.startswith("acme/7, disk 0: damaged 65536 bytes from offset ")
+    assert f"in 2 recovery point(s): {first}, {second}" in text
+    named = int(text.split("offset ")[1].split(" ")[0])
+    assert named % CHUNK == 0
+    with pytest.raises(Exception, match=f"offset {named}: "):
+        read_all(world.vault(), first)
+    # What the check saw stays on record: less deep checks name it, too, until it is stored again.
+    assert ids(check(world.vault(), STRUCTURE)) == ["VLT07"]
+    _, again = world.take(world.vault(), data)
+    assert again.bytes_new == CHUNK
+    healed = check(world.vault())
+    assert ids(healed) == ["VLT05", "VLT08"]
+    assert f"from offset {named} and stored again" in told(healed, "VLT08")
+    assert read_all(world.vault(), first) == data
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "longer", "header", "table", "footer"])
+def test_a_pack_that_is_gone_or_not_whole_is_found_by_its_structure(world, vault, harm):
+    data = some_disk(6, "RRZR")
+    point, _ = world.take(vault, data)
+    [pack] = world.files("packs")
+    size = pack.stat().st_size
+    if harm == "gone":
+        pack.unlink()
+    elif harm == "cut":
+        pack.write_bytes(pack.read_bytes()[:-1])
+    elif harm == "longer":
+        pack.write_bytes(pack.read_bytes() + b"\0")
+    else:
+        flip(pack, {"header": 20, "table": size - 40, "footer": size - 12}[harm])
+    checked = check(world.vault(), STRUCTURE)
+    assert ids(checked) == ["VLT03" if harm == "gone" else "VLT04", "VLT07"]
+    assert f"damaged {len(data)} bytes from offset 0 in 1 recovery point(s): {point}" in told(
+        checked, "VLT07"
+    )
+
+
+def test_a_damaged_page_of_a_manifest_is_found_by_structure(world, vault):
+    data = some_disk(7, "R")
+    world.take(vault, data)
+    [pack] = world.files("packs")
+    [it] = opened(world)
+    [page] = [blob for blob in it.blobs if blob.codec & 0x10]
+    flip(pack, page.offset + 5)
+    checked = check(world.vault(), STRUCTURE)
+    assert ids(checked) == ["VLT07"]
+    assert ids(check(world.vault())) == ["VLT05", "VLT07"]
+
+
+def test_heads_and_roots_that_are_lost_changed_or_hidden_are_found(world, vault):
+    first, _ = world.take(vault, b"one")
+    second, _ = world.take(vault, b"two")
+    heads, [root] = world.files("heads"), world.files(f"points/{first.hex}")
+    kept = {path: path.read_bytes() for path in (*heads, root)}
+
+    def restored() -> None:
+        for path, body in kept.items():
+            path.write_bytes(body)
+
+    flip(root, 60)
+    assert ids(check(vault, STRUCTURE)) == ["VLT01"]
+    restored()
+    heads[1].unlink()
+    checked = check(vault, STRUCTURE)
+    assert f"recovery point {second}" in told(checked, "VLT01")
+    restored()
+    heads[0].unlink()
+    assert "number 1 is missing" in told(check(vault, STRUCTURE), "VLT02")
+    restored()
+    heads[0].write_bytes(kept[heads[1]])
+    assert ids(check(vault, STRUCTURE)) == ["VLT01", "VLT02"]
+    restored()
+    vault.forget(second)
+    heads[1].unlink()  # of a point that nobody retains: only the chain can tell
+    assert check(vault, STRUCTURE).findings == ()
+    world.take(vault, b"three")
+    restored()
+    heads[1].unlink()
+    assert "number 2 is missing" in told(check(vault, STRUCTURE), "VLT02")
+
+
+def test_a_head_newer_than_the_records_is_found(world, vault):
+    world.take(vault, b"one")
+    older = {**world.records._last}
+    world.take(vault, b"two")
+    world.records._last = older
+    world.records._points.popitem()
+    checked = check(vault, STRUCTURE)
+    assert "the store shows number 2, the last on record is number 1" in told(checked, "VLT02")
+
+
+def test_a_missing_key_is_no_damage(world, vault):
+    world.take(vault, some_disk(8, "R"))
+    other = world.vault(keys=lambda domain: replace(keys(domain), data_key_id="other"))
+    checked = check(other)
+    assert set(ids(checked)) <= {"VLT01", "VLT06", "VLT09"}
+    assert "bring the key back" in told(checked, "VLT06")
+    assert world.records.damaged(DOMAIN) == frozenset()
+
+
+def test_a_damaged_segment_and_objects_of_nobody_are_told_and_cost_nothing(world, vault):
+    world.take(vault, some_disk(9, "R"))
+    [segment] = world.files("index")
+    flip(segment, 80)
+    world.objects.put("packs/ab/" + "ab" * 32, b"x")
+    world.objects.put("packs/no/pack", b"x")
+    world.objects.put(f"points/{new_point().hex}/x", b"x")
+    checked = check(vault)
+    assert ids(checked) == ["VLT09", "VLT10", "VLT10", "VLT10"]
+    assert not checked.damaged
+    assert len(world.files("packs")) == 3
+
+
+def test_samples_take_their_turns_and_miss_no_blob(world, vault):
+    for seed in range(6):
+        take(vault, some_disk(seed, "RTRTZRRT"), InstanceId(UUID(int=seed + 1)))
+    share = 0.25
+    packs = opened(world)
+    per_turn = []
+    for turn in range(4):
+        order = CheckOrder(depth=Depth.SAMPLE, share=share, turn=turn)
+        per_turn.append({(p.id, i) for p in packs for i in order.blobs(p)})
+        assert check(vault, order).blobs == len(per_turn[-1])
+        assert {pack for pack, _ in per_turn[-1]} == {p.id for p in packs}
+    assert set.union(*per_turn) == {(p.id, i) for p in packs for i in range(len(p.blobs))}
+    assert sum(map(len, per_turn)) == len(set.union(*per_turn))
+
+
+def test_repeated_samples_find_any_damage(world, vault):
+    data = some_disk(10, "RRRRRRRR")
+    world.take(vault, data)
+    pack = max(world.files("packs"), key=lambda path: path.stat().st_size)
+    flip(pack, random.Random(3).randrange(200, pack.stat().st_size - 1000))
+    orders = [CheckOrder(depth=Depth.SAMPLE, share=0.2, turn=turn) for turn in range(5)]
+    assert sum("VLT05" in ids(check(world.vault(), order)) for order in orders) == 1
+
+
+def test_a_check_that_was_stopped_goes_on_where_it_was(world, vault):
+    for seed in range(4):
+        take(vault, some_disk(seed, "RRRR"), InstanceId(UUID(int=seed + 1)))
+    whole = check(vault)
+    places = sorted(f"{DOMAIN} {pack.hex()}" for pack in world.records.known_packs())
+    rest = check(vault, replace(FULL, after=places[1]))
+    assert 0 < rest.blobs < whole.blobs
+    assert rest.measured == whole.measured
+    assert check(vault, replace(FULL, after=places[-1])).blobs == 0
+
+    class Held:
+        """A store in which reading waits until the check was told to stop."""
+
+        def __init__(self, inner) -> None:
+            self.inner = inner
+            self.asked = False
+
+        def __getattr__(self, name: str):
+            return getattr(self.inner, name)
+
+        def get(self, *args):
+            while not self.asked:
+                pass
+            return self.inner.get(*args)
+
+    held = Held(world.objects)
+
+    def cancelled() -> bool:
+        held.asked = True
+        return True
+
+    with pytest.raises(CopyStopped):
+        check(world.vault(objects=held), cancelled=cancelled)
+
+
+def test_a_store_that_is_away_is_no_damage(world, vault):
+    world.take(vault, some_disk(11, "RR"))
+
+    class Away:
+        def __getattr__(self, name: str):
+            return getattr(world.objects, name)
+
+        def get(self, name: str, *args):
+            if name.startswith("packs"):
+                raise Unavailable("the store does not answer")
+            return world.objects.get(name, *args)
+
+    with pytest.raises(Unavailable):
+        check(world.vault(objects=Away()))
+    assert world.records.damaged(DOMAIN) == frozenset()
+
+
+def test_what_was_given_up_meanwhile_is_no_damage(world, vault):
+    point, _ = world.take(vault, some_disk(12, "R"))
+    vault.forget(point)
+    world.records.condemn(world.clock())
+    for path in world.files("packs"):
+        path.unlink()
+    assert check(vault).findings == ()
+
+
+def test_usage_counts_what_is_shared_once_and_what_each_has_for_itself(world, vault):
+    shared, mine = some_disk(13, "RRRR"), some_disk(14, "RR")
+    first, one = world.take(vault, shared + mine)
+    take(vault, shared, OTHER)
+    measured = check(vault, STRUCTURE).measured
+    by = {workload.instance: usage for workload, usage in measured.workloads.items()}
+    assert by[INSTANCE].logical == by[INSTANCE].referenced == 6 * CHUNK
+    assert by[INSTANCE].unique == 6 * CHUNK
+    assert by[OTHER].unique == 4 * CHUNK
+    assert by[INSTANCE].next_new == one.bytes_new == 6 * CHUNK
+    assert by[OTHER].next_new == 0
+    total = measured.total
+    assert (total.workloads, total.points) == (2, 2)
+    assert total.logical == 10 * CHUNK
+    assert total.unique == 6 * CHUNK
+    assert 6 * CHUNK < total.stored < 6 * CHUNK + 20_000
+    assert total.ratio == pytest.approx(10 / 6, rel=0.01)
+    assert 2 * CHUNK < by[INSTANCE].exclusive < 2 * CHUNK + 10_000
+    assert by[OTHER].exclusive < 5_000  # its own manifest
+    assert measured.tenants == {TenantName("acme"): total}
+    assert measured.waste == 0
+    files = {path.name: path.stat().st_size for path in world.files("packs")}
+    assert total.freed == sum(measured.pack_bytes.values()) == sum(files.values())
+    assert by[OTHER].freed == min(files.values())
+    vault.forget(first)
+    after = check(vault, STRUCTURE).measured
+    assert after.waste == by[INSTANCE].exclusive
+    assert after.total.exclusive == after.total.stored == total.stored - by[INSTANCE].exclusive
+    world.clock.pass_by(timedelta(hours=1))
+    vault.collect(holding=timedelta(0))
+    assert check(vault, STRUCTURE).measured.waste == after.waste  # in the pack that OTHER needs
+
+
+def test_every_finding_is_in_the_list_of_findings():
+    code = Path(flaws.__file__).read_text(encoding="utf-8")
+    page = (Path(flaws.__file__).parents[2] / "docs/vault-checks.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (VLT\d\d) \| (\w+)", page, re.MULTILINE)
+    assert {code for code, _ in listed} == set(re.findall(r"\"(VLT\d\d)\"", code))
+    assert {severity for _, severity in listed} <= {s.value for s in Severity}

@@ -1,0 +1,286 @@
+"""The S3 store against a real server, and behind a line on which everything goes wrong.
+
+The server is a process that takes two seconds to start; uploads in parts take about half of one.
+"""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from controlplane.domain.errors import (
+    Conflict,
+    Denied,
+    Exhausted,
+    Integrity,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+from controlplane.vault.s3 import S3Key, S3Objects
+from tests.unit.vault.faulty import (
+    BROKEN,
+    CUT_AFTER,
+    CUT_BEFORE,
+    CUT_IN_ANSWER,
+    CUT_IN_REQUEST,
+    SILENCE,
+    SLOW_DOWN,
+    Answer,
+)
+from tests.unit.vault.objects_contract import MANY_PARTS, ObjectsContract, sent
+from tests.unit.vault.s3server import KEY, place
+
+
+class TestS3Objects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, server, bucket):
+        return S3Objects(place(server, bucket))
+
+
+@pytest.fixture
+def behind(way, bucket):
+    return S3Objects(place(way.url, bucket))
+
+
+PASSING = [SLOW_DOWN, BROKEN, CUT_BEFORE, CUT_AFTER, CUT_IN_REQUEST, CUT_IN_ANSWER]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=str)
+class TestWhatPasses:
+    """Each fault twice in a row, and then it works: nobody above hears of it."""
+
+    def test_a_small_object_is_put(self, way, behind, fault):
+        way.fail(2, fault, "PUT")
+        behind.put("heads/a", b"a head")
+        assert behind.get("heads/a") == b"a head"
+        with pytest.raises(Conflict):
+            behind.put("heads/a", b"another")
+
+    def test_an_object_is_read(self, way, behind, fault):
+        behind.put("heads/a", b"a head" * 20_000)
+        for ask, right in (
+            (lambda: behind.get("heads/a"), b"a head" * 20_000),
+            (lambda: behind.get("heads/a", 6, 60_000), b"a head" * 10_000),
+            (lambda: behind.size("heads/a"), 120_000),
+            (lambda: list(behind.names("heads")), ["heads/a"]),
+        ):
+            way.fail(2, fault)
+            assert ask() == right
+
+    def test_a_long_object_is_put(self, way, behind, fault):
+        data = bytes(range(250)) * (MANY_PARTS // 250)
+        way.fail(2, fault, "PUT")
+        sent(behind, "packs/a", data)
+        assert behind.get("packs/a") == data
+
+    def test_an_object_is_deleted(self, way, behind, fault):
+        behind.put("heads/a", b"a head")
+        way.fail(2, fault, "DELETE")
+        behind.delete("heads/a")
+        assert list(behind.names("heads")) == []
+
+
+@pytest.mark.parametrize("fault", [CUT_AFTER, BROKEN], ids=str)
+def test_the_end_of_a_long_upload_is_looked_up_when_its_answer_is_lost(way, behind, fault):
+    upload = behind.upload("packs/a")
+    upload.write(bytes(MANY_PARTS))
+    way.fault = lambda asked: fault if asked.method == "POST" and "uploadId" in asked.path else None
+    if fault is CUT_AFTER:
+        upload.finish()
+        assert behind.size("packs/a") == MANY_PARTS
+    else:
+        with pytest.raises(Unavailable, match=r"packs/a in bucket vault-.* at http://"):
+            upload.finish()
+        upload.abort()
+        assert list(behind.names("packs")) == []
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(way, behind):
+    """It takes as long as the store is away, 0.4 s."""
+    behind.put("heads/a", b"a head")
+    way.close()
+    back = threading.Timer(0.4, way.open)
+    back.start()
+    assert behind.get("heads/a") == b"a head"
+    back.join()
+    way.close()
+    again = threading.Timer(0.4, way.open)
+    again.start()
+    behind.put("heads/b", b"another")
+    again.join()
+    assert behind.get("heads/b") == b"another"
+
+
+@pytest.mark.parametrize("fault", [SILENCE, BROKEN, SLOW_DOWN, CUT_BEFORE, "no listener"], ids=str)
+def test_a_store_that_stays_away_ends_in_unavailable_and_nothing_is_there(way, bucket, fault):
+    """With little patience; each of seven calls takes all of it, and silence a timeout more."""
+    short = {"timeout": timedelta(seconds=0.15), "patience": timedelta(seconds=0.1)}
+    objects = S3Objects(place(way.url, bucket, **short))
+    upload = objects.upload("packs/a")
+    if fault == "no listener":
+        way.close()
+    way.fault = lambda _: fault
+
+    def long_upload() -> None:
+        upload.write(bytes(MANY_PARTS))
+        upload.finish()
+
+    for ask in (
+        lambda: objects.put("heads/a", b"x"),
+        lambda: objects.get("heads/a"),
+        lambda: objects.size("heads/a"),
+        lambda: list(objects.names("heads")),
+        lambda: objects.delete("heads/a"),
+        lambda: objects.sweep(datetime.now(UTC)),
+        long_upload,
+    ):
+        with pytest.raises(Unavailable, match=f"bucket.*{bucket}|in http.*{bucket}") as caught:
+            ask()
+        assert KEY.secret not in str(caught.value)
+    upload.abort()
+    way.fault = lambda _: None
+    if fault == "no listener":
+        way.open()
+    there = S3Objects(place(way.server, bucket))
+    assert [*there.names("heads"), *there.names("packs")] == []
+
+
+def test_an_answer_that_is_cut_for_good_is_never_taken_for_the_object(way, bucket):
+    objects = S3Objects(place(way.url, bucket, patience=timedelta(seconds=0.3)))
+    objects.put("heads/a", b"a head" * 1000)
+    way.fault = lambda asked: CUT_IN_ANSWER if asked.method == "GET" else None
+    with pytest.raises(Unavailable):
+        objects.get("heads/a")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "word"),
+    [
+        (Answer(507, "InsufficientStorage"), Exhausted, "free some room"),
+        (Answer(403, "QuotaExceeded"), Exhausted, "free some room"),
+        (Answer(403, "AccessDenied"), Denied, "check the key"),
+        (Answer(403, "RequestTimeTooSkewed"), Denied, "clock"),
+        (Answer(400, "ExpiredToken"), Denied, "check the key"),
+        (Answer(400, "AuthorizationHeaderMalformed"), Denied, "region"),
+        (Answer(400, "BadDigest"), Integrity, "did not arrive as it was sent"),
+        (Answer(501, "NotImplemented"), Unsupported, "If-None-Match"),
+    ],
+)
+def test_what_the_server_says_is_told_in_our_words(way, bucket, answer, error, word):
+    objects = S3Objects(place(way.url, bucket, patience=timedelta(seconds=0.1)))
+    way.fault = lambda asked: answer if asked.method != "HEAD" else None
+    upload = objects.upload("packs/a")
+    for ask in (
+        lambda: objects.put("heads/a", b"x"),
+        lambda: (upload.write(bytes(MANY_PARTS)), upload.finish()),
+    ):
+        with pytest.raises(error, match=word) as caught:
+            ask()
+        assert str(caught.value).startswith(("heads/a in bucket ", "packs/a in bucket "))
+        assert KEY.secret not in str(caught.value)
+    upload.abort()
+
+
+def test_a_bucket_that_is_gone_is_not_an_empty_store(server):
+    objects = S3Objects(place(server, "no-such-bucket"))
+    for ask in (
+        lambda: objects.get("heads/a"),
+        lambda: objects.size("heads/a"),
+        lambda: objects.delete("heads/a"),
+        lambda: list(objects.names("heads")),
+        lambda: objects.put("heads/a", b"x"),
+    ):
+        with pytest.raises(Unavailable, match="no bucket 'no-such-bucket'"):
+            ask()
+
+
+def test_every_upload_carries_its_checksum(way, behind):
+    behind.put("heads/a", b"a head")
+    sent(behind, "packs/a", bytes(MANY_PARTS))
+    bodies = [asked for asked in way.asked if asked.method == "PUT"]
+    assert len(bodies) == 5
+    assert all(asked.checksum_is_right for asked in bodies)
+    assert [a.headers.get("if-none-match") for a in bodies] == ["*", "*", None, None, None]
+
+
+def test_a_store_that_ignores_conditions_is_refused_at_the_first_object(way, behind):
+    way.fault = lambda asked: asked.headers.pop("if-none-match", None) and None
+    with pytest.raises(Unsupported, match="ignores If-None-Match"):
+        behind.put("incarnations/000002", b"x")
+
+
+def test_conditions_are_proven_once(way, behind):
+    for number in range(5):
+        behind.put(f"heads/{number}", b"x")
+    assert sum(asked.method == "PUT" for asked in way.asked) == 6
+
+
+def test_credentials_that_cannot_be_read_are_named(way, bucket):
+    def key() -> S3Key:
+        raise Denied("/etc/fedctl/vault-credentials cannot be read")
+
+    objects = S3Objects(place(way.url, bucket, key=key))
+    upload = objects.upload("packs/a")
+    for ask in (
+        lambda: objects.put("heads/a", b"x"),
+        lambda: objects.get("heads/a"),
+        lambda: list(objects.names("heads")),
+        lambda: (upload.write(bytes(MANY_PARTS)), upload.finish()),
+    ):
+        with pytest.raises(Denied, match="vault-credentials cannot be read"):
+            ask()
+    upload.abort()
+
+
+def test_plain_http_has_to_be_allowed(server, bucket):
+    objects = S3Objects(place(server, bucket, plain_http=False))
+    with pytest.raises(Unavailable):
+        objects.put("heads/a", b"x")
+
+
+def test_a_wrong_key_is_denied_and_the_right_one_is_not(server, bucket):
+    """The server checks signatures here, by a user that it makes for this test."""
+    iam = {"Version": "2010-05-08"}
+    httpx.post(f"{server}/", data={**iam, "Action": "CreateUser", "UserName": bucket}, headers=IAM)
+    rights = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}'
+    policy = {
+        "Action": "PutUserPolicy",
+        "UserName": bucket,
+        "PolicyName": "p",
+        "PolicyDocument": rights,
+    }
+    assert httpx.post(f"{server}/", data={**iam, **policy}, headers=IAM).is_success
+    made = httpx.post(
+        f"{server}/", data={**iam, "Action": "CreateAccessKey", "UserName": bucket}, headers=IAM
+    ).text
+    right = S3Key(
+        id=made.partition("<AccessKeyId>")[2].partition("<")[0],
+        secret=made.partition("<SecretAccessKey>")[2].partition("<")[0],
+    )
+    httpx.post(f"{server}/moto-api/reset-auth", content="0")
+    try:
+        good = S3Objects(place(server, bucket, key=lambda: right))
+        good.put("heads/a", b"a head")
+        assert good.get("heads/a") == b"a head"
+        assert good.sweep(datetime.now(UTC)) == 0
+        for wrong in (KEY, S3Key(id=right.id, secret="another")):
+            objects = S3Objects(place(server, bucket, key=lambda wrong=wrong: wrong))
+            for ask in (
+                lambda objects=objects: objects.put("heads/b", b"x"),
+                lambda objects=objects: objects.get("heads/a"),
+                lambda objects=objects: list(objects.names("heads")),
+                lambda objects=objects: objects.delete("heads/a"),
+                lambda objects=objects: objects.sweep(datetime.now(UTC)),
+            ):
+                with pytest.raises(Denied):
+                    ask()
+        assert good.get("heads/a") == b"a head"
+        with pytest.raises(NotFound):
+            good.get("heads/b")
+    finally:
+        httpx.post(f"{server}/moto-api/reset-auth", content="inf")
+
+
+IAM = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20261130/us-east-1/iam/aws4_request"}

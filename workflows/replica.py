@@ -1,0 +1,78 @@
+"""The vault's replica follows by itself; where it is away, nothing else waits for it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from controlplane.domain.errors import FedctlError
+from controlplane.store.engine import Store
+from controlplane.store.settings import Lag
+from controlplane.vault.nouns import Replicated
+from controlplane.vault.vault import Vault
+from workflows.rounds import rounds
+
+_log = logging.getLogger(__name__)
+_NAMED = 5
+
+
+class Replica:
+    """Runs beside a worker, apart from all other rounds.
+
+    Each `every` it looks whether there are other points than before, or the last round broke off;
+    the two stores are listed then, and in any case when the last time is `anyway` ago.
+    """
+
+    def __init__(
+        self, store: Store, vault: Vault, clock: Callable[[], datetime], *,
+        every: timedelta = timedelta(minutes=1), anyway: timedelta = timedelta(minutes=10),
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._every = every
+        self._anyway = anyway
+        self._done: tuple[datetime, object] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, which also ends a round between two objects."""
+        await rounds(stop, self._every, lambda: asyncio.to_thread(self.look, stop.is_set))
+
+    def look(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """One round; what fails is a warning, and is tried again in the next one."""
+        now = self._clock()
+        points = self._vault.committed()
+        if self._done and self._done[1] == points and now - self._done[0] < self._anyway:
+            return
+        self._done = None
+        try:
+            done = self._vault.replicate(stopped)
+        except FedctlError as error:
+            _log.warning("the vault's replica waits: %s", error)
+            return
+        if done is None or stopped():
+            return
+        self._tell(done)
+        self._done = now, points
+        lag = Lag(
+            at=self._clock(), points=done.behind, oldest=done.oldest, troubles=len(done.troubles)
+        )
+        with self._store.begin() as tx:
+            tx.settings.lag = lag
+
+    def _tell(self, done: Replicated) -> None:
+        if done.copied or done.removed:
+            _log.info(
+                "the vault's replica took %d objects of %d bytes and dropped %d",
+                done.copied,
+                done.bytes,
+                done.removed,
+            )
+        if done.kept:
+            _log.info("the vault's replica keeps %d deleted objects: %s", done.kept, done.why_kept)
+        if done.mended:
+            _log.warning("%d objects of the vault were mended from the replica", len(done.mended))
+        for trouble in done.troubles[:_NAMED]:
+            _log.warning("not in the vault's replica: %s", trouble)
+        if len(done.troubles) > _NAMED:
+            _log.warning("and %d more", len(done.troubles) - _NAMED)
