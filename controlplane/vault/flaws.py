@@ -2,13 +2,13 @@
 
 VLT01 head or root, VLT02 chain of heads, VLT03 pack missing, VLT04 pack's table, VLT05 blobs,
 VLT06 key, VLT07 place of a disk, VLT08 place that was stored again, VLT09 index segment, VLT10
-object on no record.
+object on no record, VLT11 group of points.
 """
 
 from collections.abc import Callable, Sequence
 
 from controlplane.domain.finding import Finding, Severity
-from controlplane.domain.ids import InstanceId, TenantName
+from controlplane.domain.ids import GroupId, InstanceId, TenantName
 from controlplane.vault.naming import Affected, Extents
 
 Named = Callable[[TenantName, InstanceId], str]
@@ -47,6 +47,13 @@ class Flaws:
             "VLT02", what, why,
             "find out whether the store serves an older state, or another control plane writes"
             " to it, before anything is restored from it",
+        )  # fmt: skip
+
+    def group(self, group: GroupId, why: str) -> None:
+        self._grave(
+            "VLT11", f"group {group}", why,
+            "restore its instances from another group, or bring the head back from another copy of"
+            " the store",
         )  # fmt: skip
 
     def pack(self, pack: bytes, *, missing: bool) -> None:

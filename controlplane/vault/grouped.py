@@ -28,15 +28,15 @@ class Groups:
                     )
                     yield point, why
 
-    def broken(self) -> tuple[str, ...]:
-        """Groups of which fewer heads were seen than they have members."""
-        return tuple(
-            f"group {group}: {len(heads)} of its {_members(heads.values())} recovery points are"
-            f" there ({', '.join(str(point) for point in heads)}); its instances fit together only"
-            " in a whole group"
+    def broken(self) -> dict[GroupId, str]:
+        """Groups of which fewer heads were seen than they have members, and what was seen."""
+        return {
+            group: f"{len(heads)} of its {_members(heads.values())} recovery points are there"
+            f" ({', '.join(str(point) for point in heads)}); its instances fit together only in a"
+            " whole group"
             for group, heads in self._heads.items()
             if len(heads) != _members(heads.values())
-        )
+        }
 
 
 def _members(heads: Collection[Head]) -> int:

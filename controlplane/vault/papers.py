@@ -1,6 +1,7 @@
 """What surrounds the packs: signed heads and their chains, index segments, objects of nobody."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -10,7 +11,8 @@ from controlplane.domain.errors import Integrity, NotFound
 from controlplane.domain.ids import PointId
 from controlplane.domain.vault import DiskCopied, PointRecord
 from controlplane.vault.flaws import Flaws
-from controlplane.vault.heads import head_hash, read_head
+from controlplane.vault.grouped import Groups
+from controlplane.vault.heads import HEADS, head_hash, read_head
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.published import Published
@@ -37,9 +39,11 @@ class Papers:
     ) -> None:
         """Of every retained point head and root, of every instance the whole chain of heads."""
         doubtful = [record for record in self._each(points) if self._trouble(record, read_root)]
-        for folder in sorted({name.rpartition("/")[0] for name in self.objects.names("heads")}):
+        groups = Groups()
+        for folder in self._folders():
             self._heed()
-            self._chain(folder)
+            self._chain(folder, groups)
+        self._groups(groups)
         # A point that was just committed had no head in the store yet, one just forgotten no root.
         for record in doubtful:
             why = self._trouble(record, read_root)
@@ -81,7 +85,23 @@ class Papers:
             return str(e)
         return None if disks == record.disks else "its root tells of other disks than its record"
 
-    def _chain(self, folder: str) -> None:
+    def _folders(self) -> list[str]:
+        return sorted({name.rpartition("/")[0] for name in self.objects.names(HEADS)})
+
+    def _groups(self, seen: Groups) -> None:
+        """Of one that was just committed some heads came too late to be seen: look again."""
+        broken = seen.broken()
+        if not broken:
+            return
+        again = Groups()
+        for name in self._each(sorted(self.objects.names(HEADS))):
+            with suppress(Integrity, NotFound):  # told with its chain
+                again.see(read_head(self.objects.get(name), self.signer, what=name))
+        for group, why in again.broken().items():
+            if group in broken:
+                self.flaws.group(group, why)
+
+    def _chain(self, folder: str, groups: Groups) -> None:
         what = f"the heads {folder}"
         before, expected, head = "", 1, None
         for name in sorted(self.objects.names(folder)):
@@ -89,6 +109,7 @@ class Papers:
             try:
                 document = self.objects.get(name)
                 head = read_head(document, self.signer, what=name)
+                groups.see(head)
             except (Integrity, NotFound) as e:
                 self.flaws.chain(what, str(e))
                 return

@@ -56,7 +56,7 @@ class Recalling:
             forgotten=len(gone),
             packs_gone=len(lost),
             unreadable=tuple(unreadable),
-            broken_groups=groups.broken(),
+            broken_groups=tuple(f"group {id_}: {why}" for id_, why in groups.broken().items()),
         )
 
     def _newer(self) -> list[bytes]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from controlplane.domain.errors import Conflict, Integrity, Invalid, Unavailable
 from controlplane.domain.ids import GroupId, InstanceId
-from controlplane.domain.vault import InGroup, Moment
+from controlplane.domain.vault import Depth, InGroup, Moment
+from controlplane.vault.checking import CheckOrder
 from controlplane.vault.heads import Head, head_name, read_head, sign_head
 from controlplane.vault.memory import MemoryRecords
 from controlplane.vault.nouns import Member
@@ -194,6 +195,23 @@ def test_a_restored_control_plane_finds_the_whole_group_or_names_what_is_missing
 
     world.records = whole
     assert {point for point, _ in world.vault().survey()} == {m.point for m in members}
+
+
+def test_a_check_names_the_group_of_which_a_head_is_missing(world, vault):
+    members = [member(vault, A, 1), member(vault, B, 2), member(vault, C, 3)]
+    vault.commit_group(GROUP, tenant=TENANT, members=members)
+    structure = CheckOrder(depth=Depth.STRUCTURE)
+    assert checked(vault, structure).findings == ()
+    lost = next(head for head in heads(world) if head.point == members[1].point)
+    world.objects.delete(head_name(lost))
+    vault.forget(members[1].point)  # so that no record misses it
+    [found] = checked(vault, structure).findings
+    assert (found.id, found.subject) == ("VLT11", f"group {GROUP}")
+    assert "2 of its 3" in found.evidence
+
+
+def checked(vault, order: CheckOrder):
+    return vault.check(order, name=lambda tenant, instance: f"{tenant}/{instance.int}")
 
 
 times = st.integers(0, 10**15).map(lambda us: ASKED + timedelta(microseconds=us))
