@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from controlplane.domain.ids import TenantName, WorkspaceName
+from controlplane.domain.ids import InstanceId, TenantName, WorkspaceName
 from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind, Resource, ResourceKey
 from controlplane.domain.vault import PointRecord
 from controlplane.keys.port import domain_owner
-from controlplane.services.points import RETENTION_KEY, by_instance, judge
+from controlplane.services.points import RETENTION_KEY, by_instance, judge_together, related
 from controlplane.services.record import note
 from controlplane.services.wish import Caller
 from controlplane.store.engine import Store
@@ -35,7 +35,8 @@ def forget_by_retention(
         mine = [record for record in vault.points() if record.domain in domains]
         instances = by_instance(tx, mine)
     return sum(
-        _forget(store, vault, caller, instance, records, clock()) for instance, records in instances
+        _forget(store, vault, caller, instance, related(mine, instance), clock())
+        for instance, _ in instances
     )
 
 
@@ -47,9 +48,11 @@ def _forget(  # noqa: PLR0917  # one instance's points
     records: list[PointRecord],
     now: datetime,
 ) -> int:
+    """`records` are those that must be looked at together; of the instance some may go."""
     with store.begin() as tx:
-        found = judge(tx, instance, records, now).verdicts
-        going = [record for record in records if not found[record.point].keep]
+        judged = judge_together(tx, records, now).get(InstanceId(instance.id))
+        found = {} if judged is None else judged.verdicts
+        going = [r for r in records if r.point in found and not found[r.point].keep]
         policy = tx.resources.get(_workspace(instance)).extensions.get(RETENTION_KEY, "")
         for record in going:
             key = _key(instance, record)

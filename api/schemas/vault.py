@@ -93,6 +93,15 @@ class RecoveryPointDisk(Shown):
     digest: str
 
 
+class PointGroupOut(Shown):
+    """The points that were taken together with it; its snapshot was taken between these times."""
+
+    id: str
+    members: int
+    asked_at: datetime
+    answered_at: datetime
+
+
 class RecoveryPointStatus(Status):
     """`bytes`: lengths of its disks. `bytesNew`, `bytesStored`: what it brought, plain and stored.
 
@@ -111,3 +120,4 @@ class RecoveryPointStatus(Status):
     kept: list[str] = Field(default_factory=list)
     expires_at: datetime | None = None
     verified_at: datetime | None = None
+    group: PointGroupOut | None = None

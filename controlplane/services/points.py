@@ -1,14 +1,16 @@
 """Recovery points as their owners see them: when, how much, why kept; deleted, verified."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
+from typing import cast
 from uuid import UUID
 
 from controlplane.domain.artefact import RETENTION, Artefact, ArtefactState
 from controlplane.domain.errors import Conflict, NotFound
 from controlplane.domain.ids import (
+    GroupId,
     InstanceId,
     OperationId,
     PointId,
@@ -31,10 +33,13 @@ from controlplane.services.stored import ReadOnly, Resources, in_living_workspac
 from controlplane.services.wish import Caller, Page
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
+from controlplane.vault.heads import told_group
 
 RETENTION_KEY = "fedctl:retention"
 POINT = "point"
+_MANY = 100_000
 _KEPT = frozenset(ArtefactState) - {ArtefactState.RELEASED}
+_TILL_DELETED = "no retention is set: kept until somebody deletes it"
 _BY_ITS_MOVE = "no retention is set: kept until the old copies of its move are released"
 _ENDINGS = {
     "verify": OperationKind.VERIFY_POINT,
@@ -62,8 +67,8 @@ class RecoveryPoints(ReadOnly):
         del caller
         with self._store.read() as tx:
             instance, record = _found(tx, key)
-            mine = _of(tx, instance)
-            judged = judge(tx, instance, mine, self._clock.now())
+            beside = related(_in_workspace(tx, key.tenant or "", key.workspace or ""), instance)
+            judged = judge_together(tx, beside, self._clock.now())[record.instance]
             return _shown(instance, record, judged, verified=_verified(tx, record))
 
     def list(self, caller: Caller, page: Page) -> Resources:
@@ -91,8 +96,9 @@ class RecoveryPoints(ReadOnly):
             needed = needs(tx, instance, (record,), now)[0].get(record.point)
             if needed:
                 raise Conflict(
-                    f"recovery point {key} is needed ({'; '.join(needed)}): release that first"
-                    f" (fedctl moves finalize {instance.key})"
+                    f"recovery point {key} is needed ({'; '.join(needed)}): release copies first"
+                    f" (fedctl moves finalize {instance.key}), delete a protection or take newer"
+                    " points of it"
                 )
             return self._start(tx, caller, key, record, "delete", now)
 
@@ -129,9 +135,11 @@ class RecoveryPoints(ReadOnly):
     def _all(self, tx: Tx, page: Page) -> Resources:
         tenant, workspace = page.tenant or TenantName(""), page.workspace or WorkspaceName("")
         shown: Resources = []
-        for instance, records in by_instance(tx, _in_workspace(tx, tenant, workspace)):
-            judged = judge(tx, instance, records, self._clock.now())
-            shown += [_shown(instance, record, judged) for record in records]
+        every = _in_workspace(tx, tenant, workspace)
+        judged = judge_together(tx, every, self._clock.now())
+        for instance, records in by_instance(tx, every):
+            mine = judged[InstanceId(instance.id)]
+            shown += [_shown(instance, record, mine) for record in records]
         return shown
 
 
@@ -148,7 +156,7 @@ def judge(tx: Tx, instance: Resource, records: Collection[PointRecord], now: dat
     policy = retention_of(tx, instance.key.tenant, instance.key.workspace)
     if policy is None:
         said = [
-            Verdict(point=r.point, why=(*needed.get(r.point, ()), _BY_ITS_MOVE)) for r in records
+            Verdict(point=r.point, why=(*needed.get(r.point, ()), _unasked(r))) for r in records
         ]
     else:
         taken = [Taken(point=r.point, at=r.committed_at) for r in records]
@@ -157,13 +165,52 @@ def judge(tx: Tx, instance: Resource, records: Collection[PointRecord], now: dat
     return Judged(verdicts={v.point: v for v in said}, needed=needed, expires=expires)
 
 
+def judge_together(
+    tx: Tx, records: Collection[PointRecord], now: datetime
+) -> dict[InstanceId, Judged]:
+    """As `judge`, of every instance that there is; a group stays while one of its points does."""
+    found = [(i, mine, judge(tx, i, mine, now)) for i, mine in by_instance(tx, records)]
+    staying: dict[GroupId, str] = {}
+    for instance, mine, judged in found:
+        for record in mine:
+            group = told_group(record.head)
+            if group is not None and judged.verdicts[record.point].keep:
+                staying.setdefault(group.group, f"{instance.key.name}.{record.sequence}")
+    return {
+        InstanceId(instance.id): replace(
+            judged, verdicts={r.point: _beside(r, judged, staying) for r in mine}
+        )
+        for instance, mine, judged in found
+    }
+
+
+def _beside(record: PointRecord, judged: Judged, staying: Mapping[GroupId, str]) -> Verdict:
+    verdict = judged.verdicts[record.point]
+    group = told_group(record.head)
+    if verdict.keep or group is None or group.group not in staying:
+        return verdict
+    return Verdict(point=record.point, why=(f"{staying[group.group]}, of its group, is kept",))
+
+
+def related(records: Collection[PointRecord], instance: Resource) -> list[PointRecord]:
+    """All records of the instance, and of those that share a group with it."""
+    told = [(record, told_group(record.head)) for record in records]
+    groups = {g.group for r, g in told if g is not None and r.instance == instance.id}
+    beside = {r.instance for r, g in told if g is not None and g.group in groups}
+    return [r for r in records if r.instance == instance.id or r.instance in beside]
+
+
+def _unasked(record: PointRecord) -> str:
+    return _BY_ITS_MOVE if told_group(record.head) is None else _TILL_DELETED
+
+
 def needs(
     tx: Tx, instance: Resource, records: Collection[PointRecord], now: datetime
 ) -> tuple[dict[PointId, list[str]], dict[PointId, datetime]]:
     """Why points may not be forgotten whatever retention says; until when, where that is known.
 
     A copy at a site equals it; an operation works on the instance or on the point; a move that
-    failed may be tried again with it.
+    failed may be tried again with it; it is of a protection's newest, on which its next one builds.
     """
     needed: dict[PointId, list[str]] = {}
     expires: dict[PointId, datetime] = {}
@@ -177,12 +224,25 @@ def needs(
         if operation.kind is OperationKind.MOVE and _may_be_retried(operation, now):
             for point in points_of_move(tx, operation.id):
                 needed.setdefault(PointId(point), []).append(f"for a retry of {operation.name}")
+    for point, name in _newest_of_protections(tx, instance).items():
+        needed.setdefault(point, []).append(f"the newest of protection {name}")
     working = tx.operations.open_for(instance.id)
     for record in records:
         reading = tx.operations.open_for(ResourceId(record.point)) or working
         if reading is not None:
             needed.setdefault(record.point, []).append(f"operation {reading.name} is under way")
     return needed, expires
+
+
+def _newest_of_protections(tx: Tx, instance: Resource) -> dict[PointId, str]:
+    found: dict[PointId, str] = {}
+    for protection in tx.resources.list(
+        Kind.PROTECTION, tenant=instance.key.tenant, workspace=instance.key.workspace, limit=_MANY
+    ):
+        for each in cast("list[Json]", protection.status.get("points") or []):
+            if each["instance"] == instance.key.name:
+                found[PointId(UUID(str(each["point"])))] = protection.key.name
+    return found
 
 
 def points_of_move(tx: Tx, move: OperationId) -> tuple[UUID, ...]:
@@ -253,6 +313,7 @@ def _shown(
     verified: datetime | None = None,
 ) -> Resource:
     expires = judged.expires.get(record.point)
+    group = told_group(record.head)
     status: dict[str, object] = {
         "point": str(record.point),
         "sequence": record.sequence,
@@ -267,6 +328,14 @@ def _shown(
         "kept": list(judged.verdicts[record.point].why),
         "expiresAt": None if expires is None else stamp(expires),
         "verifiedAt": None if verified is None else stamp(verified),
+        "group": None
+        if group is None
+        else {
+            "id": str(group.group),
+            "members": group.members,
+            "askedAt": stamp(group.taken.asked),
+            "answeredAt": stamp(group.taken.answered),
+        },
     }
     return Resource(
         key=ResourceKey(
@@ -278,7 +347,7 @@ def _shown(
         id=ResourceId(record.point),
         spec={
             "instanceRef": {"resource": facts(Kind.INSTANCE).resource(instance.key.name)},
-            "takenAt": stamp(record.committed_at),
+            "takenAt": stamp(record.committed_at if group is None else group.taken.asked),
         },
         status=status,
         state=State.ACTIVE,

@@ -121,6 +121,14 @@ def _utc(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def told_group(document: bytes) -> InGroup | None:
+    """What a head on record says of its group; nobody checks the signature here."""
+    if b'"group"' not in document:  # most are in none, and lists read thousands
+        return None
+    body = json.loads(document)[_FIELD]
+    return _read_group(body["group"]) if "group" in body else None
+
+
 def mark_text(mark: Mark | None) -> str:
     return mark.text if mark else ""
 

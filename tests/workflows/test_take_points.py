@@ -16,7 +16,7 @@ from temporalio.client import Client
 
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, VolumeSpec
-from controlplane.domain.errors import Busy, Unavailable
+from controlplane.domain.errors import Busy, Conflict, Unavailable
 from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, PointId, SiteName, derived
 from controlplane.domain.instance import DiskPlace, InstanceSpec, Power, Size
 from controlplane.domain.kinds import facts
@@ -27,7 +27,9 @@ from controlplane.domain.placement import Placement
 from controlplane.domain.resource import Kind
 from controlplane.domain.site import Capability
 from controlplane.keys.port import SigningPurpose
+from controlplane.services.points import RecoveryPoints
 from controlplane.services.vaulting import StoreSigner
+from controlplane.services.wish import Page
 from controlplane.vault.heads import Head, read_head
 from drivers.contract import Instances, Volumes, require
 from drivers.fake.disk import PAGE
@@ -36,7 +38,8 @@ from drivers.fake.storage import FakeSnapshots
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import counted, crossing, run, run_and_cancel
 from tests.workflows.test_mend_operation import mend
-from tests.workflows.world import AWAY, HOME, World, content, now
+from tests.workflows.test_points import Clock, forgotten, hold, retain
+from tests.workflows.world import AWAY, CALLER, HOME, SHOP, TENANT, World, content, now
 from workflows.activities.groups import GroupActivities
 from workflows.activities.steps import Steps
 from workflows.take_points import TakePoints
@@ -545,6 +548,38 @@ async def test_the_next_points_read_what_changed_where_the_source_can_tell(
     assert len(group.world.home.snapshots) == len(group.world.away.snapshots) == tracked
     assert len(group.world.vault._records.points()) == 4
     group.assert_running()
+    group.world.close()
+
+
+async def test_retention_keeps_the_newest_points_and_forgets_a_group_as_a_whole(
+    client: Client, tmp_path: Path
+) -> None:
+    built = made(tmp_path)
+    # With the vault's records in the database, where retention looks.
+    group = Group(built.world.restored(built.world.store), built.guests)
+    old, new = [group.points(await run(client, group.world, group.ask())) for _ in range(2)]
+    retain(group.world, "last:1")
+    cases = RecoveryPoints(store=group.world.store, clock=Clock())
+    page = Page(tenant=TENANT, workspace=SHOP)
+
+    def why() -> dict[str, list[str]]:
+        shown = cases.list(CALLER, page)
+        return {each.key.name: list(each.status["kept"]) for each in shown}  # type: ignore[call-overload]
+
+    assert why()["web-1.1"] == why()["web-2.1"] == []
+    assert "the newest of protection nightly" in why()["web-2.2"]
+    group.world.instance = group.guests[1].instance
+    copy = hold(group.world, old["web-2"])
+    assert why()["web-1.1"] == ["web-2.1, of its group, is kept"]
+    assert forgotten(group.world) == 0
+    with pytest.raises(Conflict, match="the newest of protection nightly"):
+        cases.delete(CALLER, group.world.key(Kind.RECOVERY_POINT, "web-1.2"), None)
+    shown = cases.get(CALLER, group.world.key(Kind.RECOVERY_POINT, "web-1.1"))
+    assert shown.status["group"]["members"] == 2  # type: ignore[index,call-overload]
+    with group.world.store.begin() as tx:
+        tx.artefacts.set_state(copy, ArtefactState.RELEASED)
+    assert forgotten(group.world) == 2
+    assert {r.point for r in group.world.vault.points()} == set(new.values())
     group.world.close()
 
 
