@@ -79,6 +79,19 @@ def test_a_group_of_leases_is_taken_whole_or_not_at_all(store):
     )
 
 
+def test_all_that_an_operation_holds_is_released_and_nothing_else(store):
+    group, other = sorted([home(store), home(store)]), home(store)
+    holder, stranger = added(store), added(store)
+    take(store, other, stranger)
+    with store.begin() as tx:
+        tx.leases.take_all(group, holder.id, T0)
+        assert tx.leases.held_by(holder.id) == tuple(group)
+        tx.leases.release_all(holder.id)
+        tx.leases.release_all(holder.id)
+        assert tx.leases.held_by(holder.id) == ()
+        assert tx.leases.held_by(stranger.id) == (other,)
+
+
 def test_crossing_groups_have_one_winner(store):
     a, b = home(store), home(store)
 

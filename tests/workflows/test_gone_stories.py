@@ -21,7 +21,12 @@ from workflows.worker import STORIES, build_worker
 async def terminated(client: Client, world: World, activity: str, nth: int) -> Operation:
     """A move whose story is terminated while the nth call of `activity` is ending."""
     world.running_instance(PARTS)
-    op = world.ask_move()
+    return await terminated_while(client, world, world.ask_move(), activity, nth)
+
+
+async def terminated_while(
+    client: Client, world: World, op: Operation, activity: str, nth: int
+) -> Operation:
     handle = client.get_workflow_handle(str(op.id))
     told = asyncio.Event()
     watch = FaultAt(activity, nth, None, then=told.set)

@@ -37,6 +37,7 @@ from drivers.fake.site import FakeSite
 from drivers.fake.storage import FakeSnapshots
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import counted, crossing, run, run_and_cancel
+from tests.workflows.test_gone_stories import settler, terminated_while
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_points import Clock, forgotten, hold, retain
 from tests.workflows.world import AWAY, CALLER, HOME, SHOP, TENANT, World, content, now
@@ -388,6 +389,26 @@ async def test_what_could_not_be_undone_is_cleared_when_a_person_asks(
     assert group.world.home.snapshots
     assert group.world.away.snapshots
     mended = await mend(client, group.world, op, [StepsTwice(group.standing)])
+    assert mended.state is OperationState.FAILED, mended.problem
+    group.assert_nothing_stayed()
+    group.world.close()
+
+
+@crossing
+@pytest.mark.parametrize("activity", ["freeze", "copy_disk"])
+async def test_a_terminated_story_is_settled_and_cleared(
+    client: Client, tmp_path: Path, activity: str
+) -> None:
+    group = made(tmp_path)
+    op = await terminated_while(client, group.world, group.ask(), activity, 1)
+    assert op.state is OperationState.RUNNING, "nobody wrote its end down"
+    assert [each.id for each in await settler(client, group.world).look()] == [op.id]
+    with group.world.store.read() as tx:
+        held = tx.leases.held_by(op.id)
+        epochs = [tx.placements.get(each.instance).epoch for each in group.guests]
+    assert set(held) == ({g.instance for g in group.guests} if activity == "freeze" else set())
+    assert epochs == ([3, 3] if activity == "freeze" else [2, 2])
+    mended = await mend(client, group.world, op)
     assert mended.state is OperationState.FAILED, mended.problem
     group.assert_nothing_stayed()
     group.world.close()
