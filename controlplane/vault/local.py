@@ -100,11 +100,13 @@ class FoundObjects(LocalObjects):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable = {root}
 
     def upload(self, name: str) -> "LocalUpload":
         self._reach()
+        self._durable = {self._root}  # another disk may be mounted there since
         with _named(name):
-            (self._root / _COMING).mkdir(mode=0o700, exist_ok=True)
+            self._make_folder(self._root / _COMING)
         return super().upload(name)
 
     def sweep(self, before: datetime) -> int:

@@ -34,6 +34,7 @@ from controlplane.vault.heads import HEADS, decode_root, head_name, read_head, r
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
 from controlplane.vault.mending import Mending
+from controlplane.vault.naming import Naming
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
@@ -207,6 +208,7 @@ class Vault:
 
     def forget(self, point: PointId) -> None:
         """The point is no longer retained; `collect` frees what nothing else needs."""
+        self._hold_what_heals(point)
         self._records.forget(point)
         self._drop_roots(point)
 
@@ -319,6 +321,22 @@ class Vault:
     def tidy_index(self, domain: str) -> None:
         """Remove what index segments say of deleted packs; `collect` does it where it deletes."""
         self._index.tidy(domain)
+
+    def _hold_what_heals(self, point: PointId) -> None:
+        """What other points lost may stand in packs of this one: they hold those from now on."""
+        record = self._records.point(point)
+        damages = self._records.damaged(record.domain) if record is not None else ()
+        if record is None or not damages:
+            return
+        for other in self._records.holders({damage.pack for damage in damages}) - {point}:
+            kept = self._records.point(other)
+            if kept is not None and kept.domain == record.domain:
+                naming = Naming(
+                    damages=damages, blobs=self._blobs(record.domain), index=self._index,
+                    domain=record.domain, stopped=lambda: False,
+                )  # fmt: skip
+                naming.run([kept])
+                self._records.hold(other, naming.healing)
 
     def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
         record = self._point(base)
