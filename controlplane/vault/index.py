@@ -21,6 +21,7 @@ from controlplane.vault.ports import (
     VaultRecords,
 )
 from controlplane.vault.sealing import PAGE, open_object, seal_object
+from controlplane.vault.whole import ReadWhole, reading
 
 _ENTRY = struct.Struct(">32sII")
 _SCHEMA = """
@@ -32,7 +33,6 @@ CREATE INDEX IF NOT EXISTS chunks_of_pack ON chunks (pack);
 """
 
 Found = tuple[bytes, int]
-Read = Callable[[str, Callable[[bytes], bytes]], bytes]
 
 
 def segment_prefix(domain: str) -> str:
@@ -44,10 +44,10 @@ class ChunkIndex:
 
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
-        records: VaultRecords, read: Read | None = None,
+        records: VaultRecords, read: ReadWhole | None = None,
     ) -> None:  # fmt: skip
         self._objects = objects
-        self._read = read or (lambda name, check: check(objects.get(name)))
+        self._read = read or reading(objects)
         self._keys = keys
         self._packs = packs
         self._records = records

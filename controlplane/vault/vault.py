@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from controlplane.domain.disk import BlockReader, Mark
 from controlplane.domain.errors import Conflict, Denied, Integrity, Invalid, NotFound
@@ -45,6 +45,8 @@ from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
+T = TypeVar("T")
+
 _DECODERS = 2
 _DOMAIN_MAX = 512
 
@@ -79,7 +81,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self._read,
+            read=self.read,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
@@ -254,6 +256,15 @@ class Vault:
             blobs=self._blobs, stopped=stopped,
         ).run()  # fmt: skip
 
+    def read(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """What `check` makes of a small object of the store.
+
+        Where it raises Integrity, or the object is not there, the replica's is read and put back.
+        """
+        if self._mending is not None:
+            return self._mending.small(name, check)
+        return check(self._objects.get(name))
+
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why."""
         found: list[tuple[PointId, str]] = []
@@ -319,20 +330,14 @@ class Vault:
             return body
 
         try:
-            self._read(head_name(head), as_committed)
-            body = self._read(name, opened)
+            self.read(head_name(head), as_committed)
+            body = self.read(name, opened)
         except NotFound as e:
             raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
         point, domain, disks = decode_root(body)
         if (point, domain) != (record.point, record.domain):
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
-
-    def _read(self, name: str, check: Callable[[bytes], bytes]) -> bytes:
-        """What `check` makes of a small object, from the replica when it is not as it should be."""
-        if self._mending is not None:
-            return self._mending.small(name, check)
-        return check(self._objects.get(name))
 
     def _mended(self, pack: bytes) -> None:
         self._packs.drop(pack)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.domain.errors import Denied, Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Denied, Integrity, Unavailable
 from controlplane.domain.vault import Damage
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
@@ -15,6 +15,7 @@ from controlplane.vault.vault import Vault
 from tests.unit.vault.support import CHUNK, DOMAIN, Seal, World, read_all, some_disk
 from tests.unit.vault.test_collection import HOUR
 from tests.unit.vault.test_damage import flip
+from tests.unit.vault.test_homes import home
 from tests.unit.vault.test_recall import domain_of
 
 SIGNERS = {"homes": Seal(), "incarnations": Seal()}
@@ -506,6 +507,23 @@ def test_homes_and_lives_that_only_the_copy_shows_are_put_back(world, vault, rep
     assert lives.newest() == 1
     assert vault.replicate().mended == ("incarnations/000002",)
     assert lives.newest() == 2
-    assert list(Homes(world.objects, Seal()).newest()) == []
-    with pytest.raises(NotFound):
-        world.objects.get("homes/x")
+
+
+def test_a_spoilt_home_is_mended_when_it_is_read_and_lost_ones_by_the_next_round(
+    world, vault, replica
+):
+    alone = Homes(world.objects, Seal())
+    for epoch in (1, 2):
+        alone.put(home(epoch=epoch))
+    vault.replicate()
+    first, second = world.files("homes")
+    flip(second, 40)
+    with pytest.raises(Integrity):
+        list(alone.newest())
+    assert [found.epoch for found in Homes(world.objects, Seal(), vault.read).newest()] == [2]
+    assert [found.epoch for found in alone.newest()] == [2]
+    second.unlink()
+    first.unlink()
+    assert list(alone.newest()) == []
+    assert len(vault.replicate().mended) == 2
+    assert [found.epoch for found in alone.newest()] == [2]
