@@ -81,7 +81,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self.read,
+            read=self._segment,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
@@ -338,6 +338,11 @@ class Vault:
         if (point, domain) != (record.point, record.domain):
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
+
+    def _segment(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """One that is gone was tidied away: it is not brought back."""
+        self._objects.size(name)
+        return self.read(name, check)
 
     def _mended(self, pack: bytes) -> None:
         self._packs.drop(pack)

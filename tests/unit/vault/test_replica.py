@@ -364,6 +364,24 @@ def test_a_spoilt_segment_of_the_index_is_mended_when_it_is_read(world, vault, r
     assert before.items() <= contents(world.objects).items()
 
 
+def test_a_segment_that_was_tidied_away_meanwhile_is_not_brought_back(world, vault, replica):
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    (segment,) = world.files("index")
+
+    class Stale(LocalObjects):
+        def names(self, folder):
+            found = list(super().names(folder))
+            if folder.startswith("index"):
+                segment.unlink(missing_ok=True)
+            return iter(found)
+
+    other = world.vault(objects=Stale(world.root), replica=replica, signers=SIGNERS)
+    _, copied = world.take(other, some_disk(1, "RR"))
+    assert copied.bytes_new == 0
+    assert not segment.exists()
+
+
 def test_damage_that_a_check_found_is_mended_in_the_next_round(world, vault, replica):
     point, _ = world.take(vault, some_disk(1, "RR"))
     vault.replicate()
