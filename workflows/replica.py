@@ -19,19 +19,22 @@ _NAMED = 5
 class Replica:
     """Runs beside a worker, apart from all other rounds.
 
-    Each `every` it looks whether there are other points than before, or the last round broke off;
-    the two stores are listed then, and in any case when the last time is `anyway` ago.
+    A round ends after `most` at an object's end, so that the lag is told now and then while a new
+    replica fills. Each `every` it looks whether there are other points than before, or the last
+    round broke off; the two stores are listed then, and when the last time is `anyway` ago.
     """
 
     def __init__(
         self, store: Store, vault: Vault, clock: Callable[[], datetime], *,
         every: timedelta = timedelta(minutes=1), anyway: timedelta = timedelta(minutes=10),
+        most: timedelta = timedelta(minutes=15),
     ) -> None:  # fmt: skip
         self._store = store
         self._vault = vault
         self._clock = clock
         self._every = every
         self._anyway = anyway
+        self._most = most
         self._done: tuple[datetime, object] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -46,17 +49,17 @@ class Replica:
             return
         self._done = None
         try:
-            done = self._vault.replicate(stopped)
+            done = self._vault.replicate(lambda: stopped() or self._clock() > now + self._most)
         except FedctlError as error:
             _log.warning("the vault's replica waits: %s", error)
             return
         if done is None or stopped():
             return
         self._tell(done)
-        self._done = now, points
-        lag = Lag(
-            at=self._clock(), points=done.behind, oldest=done.oldest, troubles=len(done.troubles)
-        )
+        ended = self._clock()
+        if ended <= now + self._most:
+            self._done = now, points
+        lag = Lag(at=ended, points=done.behind, oldest=done.oldest, troubles=len(done.troubles))
         with self._store.begin() as tx:
             tx.settings.lag = lag
 

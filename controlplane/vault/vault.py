@@ -284,7 +284,7 @@ class Vault:
         """
         return Recalling(
             records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
-            clock=self._clock, blobs=self._blobs, domain_of=domain_of,
+            clock=self._clock, blobs=self._blobs, domain_of=domain_of, read=self.read,
         ).run()  # fmt: skip
 
     def tidy_index(self, domain: str) -> None:

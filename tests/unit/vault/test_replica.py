@@ -16,7 +16,7 @@ from tests.unit.vault.support import CHUNK, DOMAIN, Seal, World, read_all, some_
 from tests.unit.vault.test_collection import HOUR
 from tests.unit.vault.test_damage import flip
 from tests.unit.vault.test_homes import home
-from tests.unit.vault.test_recall import domain_of
+from tests.unit.vault.test_recall import backup, domain_of
 
 SIGNERS = {"homes": Seal(), "incarnations": Seal()}
 
@@ -545,3 +545,23 @@ def test_a_spoilt_home_is_mended_when_it_is_read_and_lost_ones_by_the_next_round
     assert list(alone.newest()) == []
     assert len(vault.replicate().mended) == 2
     assert [found.epoch for found in alone.newest()] == [2]
+
+
+def test_a_restored_database_recalls_past_what_the_first_store_damaged(world, vault, replica):
+    world.take(vault, some_disk(1, "R"))
+    kept = backup(world)
+    newer = {world.take(vault, some_disk(seed, "RT"))[0]: seed for seed in (2, 3)}
+    vault.replicate()
+    before = contents(world.objects)
+    for folder in ("heads", "points", "packs"):
+        for file in world.files(folder):
+            flip(file, file.stat().st_size // 2)
+    world.records = kept
+    told = fresh(world, replica).recall(domain_of)
+    assert (told.points, told.unreadable) == (2, ())
+    for point, seed in newer.items():
+        assert read_all(fresh(world, replica), point) == some_disk(seed, "RT")
+    assert fresh(world, replica).survey() == ()
+    fresh(world, replica).replicate()
+    spoilt = {n for n, data in contents(world.objects).items() if before[n] != data}
+    assert {name.partition("/")[0] for name in spoilt} <= {"packs"}
