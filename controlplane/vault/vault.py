@@ -240,20 +240,23 @@ class Vault:
         """Remove what uploads that never ended left in the store; how many those were."""
         return self._objects.sweep(self._clock() - older)
 
-    def replicate(self, stopped: Callable[[], bool] = lambda: False) -> Replicated | None:
+    def replicate(
+        self, stopped: Callable[[], bool] = lambda: False, *, again: int = 1
+    ) -> Replicated | None:
         """Bring the replica up to the store; None without one.
 
         What is copied was checked before and is read back after. It goes on where an earlier round
         ended. What the store has lost and the replica has is put back; nothing is deleted at the
         replica but what was deleted on record. Unavailable, Denied and Exhausted end the round.
-        `stopped` is asked between objects.
+        `stopped` is asked between objects. So many packs of the replica's (`again`), and some of
+        what is small, are drawn by lot, checked, and renewed from the store where they are damaged.
         """
         if self._replica is None or self._mending is None:
             return None
         return Replicating(
             records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
             signers=self._signers, departed=self._departed, mending=self._mending,
-            blobs=self._blobs, stopped=stopped,
+            blobs=self._blobs, stopped=stopped, again=again,
         ).run()  # fmt: skip
 
     def read(self, name: str, check: Callable[[bytes], T], /) -> T:

@@ -93,6 +93,13 @@ async def test_stores_are_listed_when_there_is_another_point_or_some_time_went_b
         assert (await run(client, world, world.ask_move())).state is OperationState.SUCCEEDED
         assert looked(timedelta())
         assert not looked(timedelta(minutes=1))
+        (name,) = copy.names("heads")
+        whole = copy.get(name)
+        (copy._root / name).write_bytes(whole[:-1])
+        assert looked(timedelta(minutes=20))
+        assert copy.get(name) != whole
+        assert looked(timedelta(minutes=40))
+        assert copy.get(name) == whole
 
 
 async def test_a_long_round_tells_how_far_it_is_and_goes_on_in_the_next(

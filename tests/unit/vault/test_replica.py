@@ -565,3 +565,30 @@ def test_a_restored_database_recalls_past_what_the_first_store_damaged(world, va
     fresh(world, replica).replicate()
     spoilt = {n for n, data in contents(world.objects).items() if before[n] != data}
     assert {name.partition("/")[0] for name in spoilt} <= {"packs"}
+
+
+@pytest.mark.parametrize("folder", ["packs", "index", "points", "heads"])
+def test_what_the_copy_damaged_is_found_by_looking_again_and_renewed(world, vault, replica, folder):
+    """One of each is looked at in every round, and here there is one."""
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    before = contents(replica)
+    (name,) = replica.names(folder)
+    flip(replica._root / name, 100)
+    assert vault.replicate(again=0).renewed == ()
+    assert vault.replicate().renewed == (name,)
+    assert contents(replica) == before
+    assert vault.replicate().renewed == ()
+
+
+def test_what_both_damaged_is_left_alone_and_told(world, vault, replica):
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    (name,) = replica.names("packs")
+    for root, at in ((world.root, CHUNK), (replica._root, CHUNK + 9000)):
+        flip(root / name, at)
+    before = contents(replica), contents(world.objects)
+    done = vault.replicate()
+    assert done.renewed == ()
+    assert name in done.troubles[0]
+    assert (contents(replica), contents(world.objects)) == before
