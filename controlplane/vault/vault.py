@@ -56,6 +56,8 @@ from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
+T = TypeVar("T")
+
 _DECODERS = 2
 _DOMAIN_MAX = 512
 T = TypeVar("T")
@@ -92,7 +94,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self._read,
+            read=self._segment,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
@@ -280,21 +282,33 @@ class Vault:
             signer=self._signer, index=self._index, read_root=self._read_root, name=name,
         ).run(progress, cancelled)  # fmt: skip
 
-    def replicate(self, stopped: Callable[[], bool] = lambda: False) -> Replicated | None:
+    def replicate(
+        self, stopped: Callable[[], bool] = lambda: False, *, again: int = 1
+    ) -> Replicated | None:
         """Bring the replica up to the store; None without one.
 
         What is copied was checked before and is read back after. It goes on where an earlier round
         ended. What the store has lost and the replica has is put back; nothing is deleted at the
         replica but what was deleted on record. Unavailable, Denied and Exhausted end the round.
-        `stopped` is asked between objects.
+        `stopped` is asked between objects. So many packs of the replica's (`again`), and some of
+        what is small, are drawn by lot, checked, and renewed from the store where they are damaged.
         """
         if self._replica is None or self._mending is None:
             return None
         return Replicating(
             records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
             signers=self._signers, departed=self._departed, mending=self._mending,
-            blobs=self._blobs, stopped=stopped,
+            blobs=self._blobs, stopped=stopped, again=again,
         ).run()  # fmt: skip
+
+    def read(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """What `check` makes of a small object of the store.
+
+        Where it raises Integrity, or the object is not there, the replica's is read and put back.
+        """
+        if self._mending is not None:
+            return self._mending.small(name, check)
+        return check(self._objects.get(name))
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why."""
@@ -315,7 +329,7 @@ class Vault:
         """
         return Recalling(
             records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
-            clock=self._clock, blobs=self._blobs, domain_of=domain_of,
+            clock=self._clock, blobs=self._blobs, domain_of=domain_of, read=self.read,
         ).run()  # fmt: skip
 
     def tidy_index(self, domain: str) -> None:
@@ -376,8 +390,8 @@ class Vault:
             return body
 
         try:
-            self._read(head_name(head), as_committed)
-            body = self._read(name, opened)
+            self.read(head_name(head), as_committed)
+            body = self.read(name, opened)
         except NotFound as e:
             raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
         point, domain, disks = decode_root(body)
@@ -385,11 +399,10 @@ class Vault:
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
 
-    def _read(self, name: str, check: Callable[[bytes], T]) -> T:
-        """What `check` makes of a small object, from the replica when it is not as it should be."""
-        if self._mending is not None:
-            return self._mending.small(name, check)
-        return check(self._objects.get(name))
+    def _segment(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """One that is gone was tidied away: it is not brought back."""
+        self._objects.size(name)
+        return self.read(name, check)
 
     def _mended(self, pack: bytes) -> None:
         self._packs.drop(pack)
