@@ -56,8 +56,6 @@ from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
-T = TypeVar("T")
-
 _DECODERS = 2
 _DOMAIN_MAX = 512
 T = TypeVar("T")
