@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     vault_profile: str = "default"
     vault_plain_http: bool = False
     vault_authority: Path | None = None
-    vault_timeout: Annotated[float, Field(gt=0)] = 30.0
+    vault_timeout: Annotated[float, Field(gt=0)] = 60.0
     vault_bandwidth: Annotated[float, Field(gt=0)] | None = None
     vault_index: Path | None = None
     vault_replica: str | None = None

@@ -19,19 +19,25 @@ _NAMED = 5
 class Replica:
     """Runs beside a worker, apart from all other rounds.
 
-    Each `every` it looks whether there are other points than before, or the last round broke off;
-    the two stores are listed then, and in any case when the last time is `anyway` ago.
+    A round ends after `most` at an object's end, so that the lag is told now and then while a new
+    replica fills. Each `every` it looks whether there are other points than before, or the last
+    round broke off; the two stores are listed then, and when the last time is `anyway` ago. A pack
+    of the replica's is read again every `look_again`.
     """
 
     def __init__(
         self, store: Store, vault: Vault, clock: Callable[[], datetime], *,
         every: timedelta = timedelta(minutes=1), anyway: timedelta = timedelta(minutes=10),
+        most: timedelta = timedelta(minutes=15), look_again: timedelta = timedelta(hours=1),
     ) -> None:  # fmt: skip
         self._store = store
         self._vault = vault
         self._clock = clock
         self._every = every
         self._anyway = anyway
+        self._most = most
+        self._look_again = look_again
+        self._looked: datetime | None = None
         self._done: tuple[datetime, object] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -45,18 +51,22 @@ class Replica:
         if self._done and self._done[1] == points and now - self._done[0] < self._anyway:
             return
         self._done = None
+        again = self._looked is None or now - self._looked >= self._look_again
         try:
-            done = self._vault.replicate(stopped)
+            done = self._vault.replicate(
+                lambda: stopped() or self._clock() > now + self._most, again=int(again)
+            )
         except FedctlError as error:
             _log.warning("the vault's replica waits: %s", error)
             return
         if done is None or stopped():
             return
         self._tell(done)
-        self._done = now, points
-        lag = Lag(
-            at=self._clock(), points=done.behind, oldest=done.oldest, troubles=len(done.troubles)
-        )
+        ended = self._clock()
+        if ended <= now + self._most:
+            self._done = now, points
+            self._looked = now if again else self._looked
+        lag = Lag(at=ended, points=done.behind, oldest=done.oldest, troubles=len(done.troubles))
         with self._store.begin() as tx:
             tx.settings.lag = lag
 
@@ -72,6 +82,8 @@ class Replica:
             _log.info("the vault's replica keeps %d deleted objects: %s", done.kept, done.why_kept)
         if done.mended:
             _log.warning("%d objects of the vault were mended from the replica", len(done.mended))
+        if done.renewed:
+            _log.warning("%d objects of the vault's replica were damaged there", len(done.renewed))
         for trouble in done.troubles[:_NAMED]:
             _log.warning("not in the vault's replica: %s", trouble)
         if len(done.troubles) > _NAMED:

@@ -83,7 +83,7 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         keys=rows,
         secrets=SiteSecrets(keyring),
         vault=vault,
-        homes=Homes(objects, signer),
+        homes=Homes(objects, signer, vault.read),
         lives=Lives(objects, signer),
         trail=trail,
     )

@@ -127,6 +127,14 @@ class StoredVault:
         with self._store.read() as tx:
             return tx.vault.committed()
 
+    def holders(self, packs: Collection[bytes]) -> frozenset[PointId]:
+        with self._store.read() as tx:
+            return tx.vault.holders(packs)
+
+    def hold(self, point: PointId, packs: Collection[bytes]) -> None:
+        with self._store.begin() as tx:
+            tx.vault.hold(point, packs)
+
     def forget(self, point: PointId) -> None:
         with self._store.begin() as tx:
             tx.vault.forget(point)

@@ -243,6 +243,20 @@ class Vault:
         )
         return tuple(to_point(row) for row in rows)
 
+    def holders(self, packs: Collection[bytes]) -> frozenset[PointId]:
+        rows = self._work.scalars(
+            select(HoldRow.point).where(HoldRow.pack.in_(set(packs))).distinct()
+        )
+        return frozenset(PointId(row) for row in rows)
+
+    def hold(self, point: PointId, packs: Collection[bytes]) -> None:
+        if self.point(point) is None:
+            return
+        held = set(self._work.scalars(select(HoldRow.pack).where(HoldRow.point == point)))
+        good = [p for p, state in self.states(packs).items() if state is PackState.VERIFIED]
+        for pack in set(good) - held:
+            self._work.add(HoldRow(point=point, pack=pack))
+
     def forget(self, point: PointId) -> None:
         row = self._work.get(PointRow, point)
         if row is not None:

@@ -41,7 +41,7 @@ from controlplane.vault.sealing import Unsealable
 _POLL = 0.2
 _PACK_OF = attrgetter("pack")
 _READERS = 2
-_TABLES = 64  # of some hundred KB each
+_TABLES_BLOBS = 1 << 16  # some 13 MB
 _PACKS = 16
 _PAGES = 32
 _IN_STORE = (PackState.SEALED, PackState.VERIFIED)
@@ -142,7 +142,7 @@ class Check:
         self._index = index
         self._read_root = read_root
         # Tables and pages are read anew, whatever this process remembers of them.
-        self._packs = Packs(objects=objects, keys=keys, tables=_TABLES)
+        self._packs = Packs(objects=objects, keys=keys, blobs=_TABLES_BLOBS)
         self._flaws = Flaws(name)
         self._papers = Papers(
             records=records, objects=objects, keys=keys, signer=signer, flaws=self._flaws,

@@ -9,6 +9,7 @@ from controlplane.domain.ids import ArtefactId, InstanceId, OperationId, SiteNam
 from controlplane.domain.placement import Home
 from controlplane.vault import signed
 from controlplane.vault.ports import ObjectStore, Signer
+from controlplane.vault.whole import ReadWhole, reading
 
 _KIND = "fedctl-home-1"
 _FOLDER = "homes"
@@ -19,12 +20,13 @@ class Homes:
 
     An owner tag tells whose a copy is and under which epoch it was made, and not whether it ever
     became the home; this does. It is written after the transaction of the switch and before the
-    new home's networks are connected.
+    new home's networks are connected. `read` may mend what the store damaged.
     """
 
-    def __init__(self, objects: ObjectStore, signer: Signer) -> None:
+    def __init__(self, objects: ObjectStore, signer: Signer, read: ReadWhole | None = None) -> None:
         self._objects = objects
         self._signer = signer
+        self._whole = read or reading(objects)
 
     def put(self, home: Home) -> None:
         """Durable when it returns; again is fine. Integrity when another stands in its place."""
@@ -50,7 +52,9 @@ class Homes:
 
     def _read(self, name: str) -> Home:
         what = f"the record {name} of an instance's home"
-        body = signed.read("home", self._objects.get(name), self._signer, what=what)
+        body = self._whole(
+            name, lambda document: signed.read("home", document, self._signer, what=what)
+        )
         try:
             home = Home(
                 tenant=TenantName(str(body["tenant"])),

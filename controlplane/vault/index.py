@@ -14,8 +14,9 @@ from controlplane.vault.ports import (
     ObjectStore,
     VaultRecords,
 )
-from controlplane.vault.published import SEGMENT_ENTRIES, Published, Read, drop_other_domains
+from controlplane.vault.published import SEGMENT_ENTRIES, Published, drop_other_domains
 from controlplane.vault.sealing import PAGE
+from controlplane.vault.whole import ReadWhole
 
 _WORTH = 16  # a table takes about as long to read as a sixteenth of a segment
 
@@ -28,7 +29,7 @@ class ChunkIndex:
 
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
-        records: VaultRecords, read: Read | None = None,
+        records: VaultRecords, read: ReadWhole | None = None,
     ) -> None:  # fmt: skip
         self._objects = objects
         self._packs = packs

@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +34,8 @@ class LocalObjects:
         target = self._path(name)
         with _named(name):
             self._make_folder(target.parent)
-            return LocalUpload(name, target, self._root / _COMING / secrets.token_hex(16))
+            coming = self._root / _COMING / secrets.token_hex(16)
+            return LocalUpload(name, target, coming, self._make_folder_again)
 
     def put(self, name: str, data: bytes) -> None:
         upload = self.upload(name)
@@ -91,6 +92,11 @@ class LocalObjects:
         _sync_folder(folder.parent)
         self._durable.add(folder)
 
+    def _make_folder_again(self, folder: Path) -> None:
+        """One that was there: the store was put back as it was on an earlier day."""
+        self._durable = {self._root}
+        self._make_folder(folder)
+
     def _path(self, name: str) -> Path:
         return self._root / checked(name)
 
@@ -100,11 +106,13 @@ class FoundObjects(LocalObjects):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable = {root}
 
     def upload(self, name: str) -> "LocalUpload":
         self._reach()
+        self._durable = {self._root}  # another disk may be mounted there since
         with _named(name):
-            (self._root / _COMING).mkdir(mode=0o700, exist_ok=True)
+            self._make_folder(self._root / _COMING)
         return super().upload(name)
 
     def sweep(self, before: datetime) -> int:
@@ -123,8 +131,11 @@ class FoundObjects(LocalObjects):
 class LocalUpload:
     """A temporary file that becomes the object by one atomic step."""
 
-    def __init__(self, name: str, target: Path, coming: Path) -> None:
+    def __init__(
+        self, name: str, target: Path, coming: Path, make_folder: Callable[[Path], None]
+    ) -> None:
         self._name = name
+        self._make_folder = make_folder
         self._target = target
         self._coming = coming
         self._file: int | None = os.open(coming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -143,11 +154,18 @@ class LocalUpload:
         with _named(self._name):
             os.fsync(self._file)
             try:
-                os.link(self._coming, self._target)
+                self._link()
             except FileExistsError as e:
                 raise Conflict(f"{self._name} is in the store already") from e
             _sync_folder(self._target.parent)
         self.abort()
+
+    def _link(self) -> None:
+        try:
+            os.link(self._coming, self._target)
+        except FileNotFoundError:
+            self._make_folder(self._target.parent)
+            os.link(self._coming, self._target)
 
     def abort(self) -> None:
         if self._file is not None:

@@ -209,6 +209,19 @@ class MemoryRecords:
         points = self.points()
         return len(points), max((record.committed_at for record in points), default=None)
 
+    def holders(self, packs: Collection[bytes]) -> frozenset[PointId]:
+        with self._lock:
+            return frozenset(
+                point for point, (_, held) in self._points.items() if held.intersection(packs)
+            )
+
+    def hold(self, point: PointId, packs: Collection[bytes]) -> None:
+        with self._lock:
+            if point in self._points:
+                record, held = self._points[point]
+                good = {p for p, s in self.states(packs).items() if s is PackState.VERIFIED}
+                self._points[point] = (record, held | good)
+
     def forget(self, point: PointId) -> None:
         with self._lock:
             self._points.pop(point, None)

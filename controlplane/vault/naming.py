@@ -38,6 +38,8 @@ class Naming:
     index: ChunkIndex
     domain: str
     stopped: Callable[[], bool]
+    healing: set[bytes] = field(default_factory=set)
+    """Packs that have such places stored again, of all points so far."""
     _clean: set[bytes] = field(default_factory=set)
     _whole: set[bytes] = field(default_factory=set)
     _bad: set[tuple[bytes, int]] = field(default_factory=set)
@@ -117,7 +119,10 @@ class Naming:
 
     def _stored_again(self, ref: Ref) -> bool:
         place = self.index.find(self.domain, [ref.id]).get(ref.id)
-        return place is not None and place != (ref.pack, ref.position)
+        if place is None or place == (ref.pack, ref.position):
+            return False
+        self.healing.add(place[0])
+        return True
 
 
 def page_key(ref: Ref) -> bytes:

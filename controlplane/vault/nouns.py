@@ -83,8 +83,9 @@ class Replicated:
     """One round of bringing the replica up to the vault's store.
 
     `behind` points are not there yet, the first of them since `oldest`. `mended` objects the first
-    store had lost; `troubles` say what could not be copied, and why. `kept` of the deletions on
-    record the replica did not let us follow; `why_kept` is what it said of the last.
+    store had lost, `renewed` ones the replica had damaged; `troubles` say what could not be copied
+    or mended, and why. `kept` of the deletions on record the replica did not let us follow;
+    `why_kept` is what it said of the last.
     """
 
     copied: int
@@ -93,6 +94,7 @@ class Replicated:
     kept: int
     why_kept: str
     mended: tuple[str, ...]
+    renewed: tuple[str, ...]
     troubles: tuple[str, ...]
     behind: int
     oldest: datetime | None

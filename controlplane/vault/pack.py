@@ -35,7 +35,7 @@ _ENTRY = struct.Struct(">32sBII")
 _FOOTER = struct.Struct(">QI11s")
 _HEADER_READ = 1024
 _PIECE = MIB
-_TABLES = 256
+_TABLES_BLOBS = 1 << 18  # some 50 MB
 
 
 def pack_name(pack: bytes) -> str:
@@ -81,7 +81,6 @@ class PackWriter:
     ) -> None:  # fmt: skip
         self.id = os.urandom(ID)
         self.opened = now
-        self.seen: dict[bytes, int] = {}
         header = _header(session.domain, keys.data_key_id, self.id)
         self._cipher = BlobCipher(keys.data_key, self.id, header)
         self._table: list[bytes] = []
@@ -111,7 +110,6 @@ class PackWriter:
         self._write(sealed)
         self._length += len(sealed)
         self._table.append(_ENTRY.pack(identity, codec | kind, len(data), len(sealed)))
-        self.seen[identity] = position
         return position, len(sealed)
 
     def finish(self) -> None:
@@ -162,12 +160,13 @@ KEY_MISSING = "key-missing"
 
 
 class Packs:
-    """Reading packs, with the tables of recently used ones kept."""
+    """Reading packs, with the tables of recently used ones kept, of so many `blobs` at most."""
 
-    def __init__(self, *, objects: ObjectStore, keys: Keys, tables: int = _TABLES) -> None:
+    def __init__(self, *, objects: ObjectStore, keys: Keys, blobs: int = _TABLES_BLOBS) -> None:
         self._objects = objects
         self._keys = keys
-        self._tables = tables
+        self._most = blobs
+        self._held = 0
         self._lock = Lock()
         self._opened: OrderedDict[bytes, Pack] = OrderedDict()
 
@@ -184,14 +183,17 @@ class Packs:
         except (Unsealable, struct.error) as e:
             raise Integrity(f"pack {pack.hex()} of {domain} is damaged in its table") from e
         with self._lock:
+            former = self._opened.pop(pack, None)
             self._opened[pack] = opened
-            while len(self._opened) > self._tables:
-                self._opened.popitem(last=False)
+            self._held += len(opened.blobs) - (len(former.blobs) if former else 0)
+            while self._held > self._most and len(self._opened) > 1:
+                self._held -= len(self._opened.popitem(last=False)[1].blobs)
         return opened
 
     def drop(self, pack: bytes) -> None:
         with self._lock:
-            self._opened.pop(pack, None)
+            dropped = self._opened.pop(pack, None)
+            self._held -= len(dropped.blobs) if dropped else 0
 
     def stands(self, pack: bytes) -> bool:
         """Whether it is in the store, and as long as when its table was read, if that is kept."""

@@ -176,6 +176,16 @@ class VaultRecords(Protocol):
         """How many points are retained, and when the last of them was committed."""
         ...
 
+    def holders(self, packs: Collection[bytes]) -> frozenset[PointId]:
+        """Retained points that hold any of these packs."""
+        ...
+
+    def hold(self, point: PointId, packs: Collection[bytes]) -> None:
+        """The point holds these packs as well; held already is fine.
+
+        Nothing when it is not retained. A pack that is condemned or unknown is left out.
+        """
+
     def forget(self, point: PointId) -> None:
         """Its packs are no longer held by it; idempotent. Its sequence stays used."""
 

@@ -5,13 +5,13 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
 from controlplane.domain.errors import FedctlError, Integrity, NotFound
 from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 from controlplane.vault.sealing import ID, open_object, seal_object
+from controlplane.vault.whole import ReadWhole, reading
 
 SEGMENT_ENTRIES = 1 << 18
 """How many a segment should have at most: it is read and written in memory."""
@@ -23,15 +23,6 @@ _ENTRY = struct.Struct(f">{ID}sII")
 _LENGTH = struct.Struct(">I")
 _COUNT = struct.Struct(">Q")
 _HEAD_READ = 65536
-
-T = TypeVar("T")
-
-
-class Read(Protocol):
-    """Gives what the check makes of a whole object, of whichever store has it sound."""
-
-    def __call__(self, name: str, check: Callable[[bytes], T]) -> T: ...
-
 
 Entries = Sequence[tuple[bytes, int]]
 """(id, position) of the chunks of one pack."""
@@ -55,10 +46,10 @@ class Published:
     Used by one thread at a time.
     """
 
-    def __init__(self, objects: ObjectStore, keys: Keys, read: Read | None = None) -> None:
+    def __init__(self, objects: ObjectStore, keys: Keys, read: ReadWhole | None = None) -> None:
         self._objects = objects
         self._keys = keys
-        self._whole: Read = read or self._of_the_store
+        self._whole = read or reading(objects)
         self._heads: dict[str, Head] = {}
 
     def heads(self, domain: str) -> dict[str, Head]:
@@ -155,9 +146,6 @@ class Published:
             self.write(domain, kept)
         for name in names:
             self._objects.delete(name)
-
-    def _of_the_store(self, name: str, check: Callable[[bytes], T]) -> T:
-        return check(self._objects.get(name))
 
     def _head(self, domain: str, name: str) -> Head:
         keys = self._keys(domain)

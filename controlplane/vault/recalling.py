@@ -15,6 +15,7 @@ from controlplane.vault.nouns import Recalled
 from controlplane.vault.pack import pack_name
 from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.sealing import open_object
+from controlplane.vault.whole import ReadWhole
 
 _HEADS = "heads"
 
@@ -30,6 +31,7 @@ class Recalling:
     clock: Callable[[], datetime]
     blobs: Callable[[str], Blobs]
     domain_of: Callable[[str], str | None]
+    read: ReadWhole
 
     def run(self) -> Recalled:
         """What the store shows is on record when this returns; nothing is deleted there."""
@@ -73,7 +75,7 @@ class Recalling:
 
     def _behind(self, names: list[str]) -> list[bytes]:
         """Those of one instance; Integrity when they do not follow each other."""
-        last = self._head(names[-1], self.objects.get(names[-1]))
+        last = self._head(names[-1], self._document(names[-1]))
         known = self.records.last(last.tenant, last.instance)
         # The last on record may have been committed a moment before its head was put there.
         ahead = known.sequence - last.sequence if known is not None else 0
@@ -87,7 +89,7 @@ class Recalling:
         before = head_hash(known.head) if known is not None else ""
         documents: list[bytes] = []
         for name in newer:
-            document = self.objects.get(name)
+            document = self._document(name)
             if self._head(name, document).previous != before:
                 raise Integrity(
                     f"{name} in the store does not follow the recovery point before it: the store"
@@ -96,6 +98,13 @@ class Recalling:
             before = head_hash(document)
             documents.append(document)
         return documents
+
+    def _document(self, name: str) -> bytes:
+        def signed(document: bytes) -> bytes:
+            self._head(name, document)
+            return document
+
+        return self.read(name, signed)
 
     def _head(self, name: str, document: bytes) -> Head:
         return read_head(document, self.signer, what=name)
@@ -136,10 +145,14 @@ class Recalling:
     def _disks(self, head: Head, domain: str) -> tuple[DiskCopied, ...]:
         keys = self.keys(domain)
         name = root_name(head.point, head.root)
-        body = open_object(keys, name, self.objects.get(name))
-        if root_hash(keys.id_key, body) != head.root:
-            raise Integrity("its root is not the one that was signed")
-        return decode_root(body)[2]
+
+        def opened(sealed: bytes) -> bytes:
+            body = open_object(keys, name, sealed)
+            if root_hash(keys.id_key, body) != head.root:
+                raise Integrity("its root is not the one that was signed")
+            return body
+
+        return decode_root(self.read(name, opened))[2]
 
     def _packs(self, disks: tuple[DiskCopied, ...], domain: str) -> frozenset[bytes]:
         pages = self.blobs(domain)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from random import SystemRandom
 from uuid import UUID
 
 from controlplane.domain.errors import Denied, Integrity, NotFound
@@ -22,6 +24,7 @@ from controlplane.vault.soundness import SIGNED, sound_document, sound_pack
 from controlplane.vault.whole import same, send
 
 _KEYS, _PACKS, _INDEX, _POINTS = "keys", "packs", "index", "points"
+_OTHERS = 4  # small objects to each pack that is read again
 # What refers to something comes after it; so it is listed before it.
 _ORDER = (_KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
 
@@ -34,6 +37,7 @@ class _Tally:
     kept: int = 0
     why_kept: str = ""
     mended: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
 
@@ -50,6 +54,7 @@ class Replicating:
     mending: Mending
     blobs: Callable[[str], Blobs]
     stopped: Callable[[], bool]
+    again: int
     tally: _Tally = field(default_factory=_Tally)
     domains: dict[str, str] = field(default_factory=dict)
 
@@ -72,6 +77,7 @@ class Replicating:
             for name in self._to_put_back(folder, here, there, points):
                 if not self.stopped() and name not in gone:
                     self._put_back(name)
+        self._look_again(here, there)
         behind = [r for r in points.values() if root_name(r.point, r.root) not in there[_POINTS]]
         tally = self.tally
         return Replicated(
@@ -81,6 +87,7 @@ class Replicating:
             kept=tally.kept,
             why_kept=tally.why_kept,
             mended=tuple(tally.mended),
+            renewed=tuple(tally.renewed),
             troubles=tuple(tally.troubles),
             behind=len(behind),
             oldest=min((record.committed_at for record in behind), default=None),
@@ -218,7 +225,8 @@ class Replicating:
         domains = {name.rpartition("/")[0] for name in here}
         for name in set(there) - set(here):
             if name.rpartition("/")[0] in domains:
-                self.replica.delete(name)
+                with suppress(Denied):  # there it stays, and does no harm
+                    self.replica.delete(name)
 
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:
@@ -231,6 +239,37 @@ class Replicating:
                     self.tally.troubles.append(
                         f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
                     )
+
+    def _look_again(self, here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> None:
+        """A few objects of each kind, drawn by lot, so that the replica does not rot unseen."""
+        for folder in (_PACKS, _INDEX, _POINTS, *self.signers):
+            both = sorted(here[folder] & there[folder])
+            most = self.again if folder == _PACKS else self.again * _OTHERS
+            for name in SystemRandom().sample(both, min(most, len(both))):
+                if self.stopped():
+                    return
+                try:
+                    self.check(name, self.replica.get(name))
+                except NotFound:
+                    continue
+                except Integrity as e:
+                    self._renew(name, e)
+
+    def _renew(self, name: str, damage: Integrity) -> None:
+        try:
+            sound = self.check(name, self.objects.get(name))
+        except (Integrity, NotFound):
+            sound = False
+        if not sound:
+            self.tally.troubles.append(f"{damage}; the replica's and the store's")
+            return
+        try:
+            self.replica.delete(name)
+        except Denied as e:
+            self.tally.troubles.append(f"{damage}; the replica's, which it keeps: {e}")
+            return
+        if self._copied(name):
+            self.tally.renewed.append(name)
 
     def _put_back(self, name: str) -> None:
         try:

@@ -26,6 +26,7 @@ _TRIES = 3
 _LOOK = 0.1
 _BEYOND = 416
 _KEY_AGE = timedelta(minutes=5)
+_WHOLE = timedelta(hours=1)  # a pack through the slowest of lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,9 @@ class S3Place:
     """Where a bucket is. `key` is asked for anew every five minutes, so that keys may change.
 
     Without an `endpoint` it is Amazon's in `region`. `authority` is the certificate (PEM) that a
-    private endpoint's is checked against. A request that hears nothing for `timeout` is given up;
-    what failed is tried again with growing pauses until `patience` is over.
+    private endpoint's is checked against. A request that hears nothing for `timeout`, while a part
+    is sent or while an answer comes, is given up; what failed is tried again with growing pauses
+    until `patience` is over.
     """
 
     bucket: str
@@ -53,7 +55,7 @@ class S3Place:
     region: str = "us-east-1"
     plain_http: bool = False
     authority: bytes | None = field(default=None, repr=False)
-    timeout: timedelta = timedelta(seconds=30)
+    timeout: timedelta = timedelta(seconds=60)
     patience: timedelta = timedelta(seconds=60)
 
     @property
@@ -362,7 +364,7 @@ def _opened(place: S3Place) -> S3Store:
         "allow_http": place.plain_http,
         "connect_timeout": min(place.timeout, timedelta(seconds=5)),
         "read_timeout": place.timeout,
-        "timeout": 10 * place.timeout,
+        "timeout": _WHOLE,
         "pool_idle_timeout": timedelta(seconds=15),
     }
     if place.authority is not None:

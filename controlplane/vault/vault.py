@@ -35,6 +35,7 @@ from controlplane.vault.heads import HEADS, decode_root, head_name, read_head, r
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import KeptPages, Tree
 from controlplane.vault.mending import Mending
+from controlplane.vault.naming import Naming
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
@@ -93,7 +94,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self._read,
+            read=self._segment,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
@@ -220,6 +221,7 @@ class Vault:
 
     def forget(self, point: PointId) -> None:
         """The point is no longer retained; `collect` frees what nothing else needs."""
+        self._hold_what_heals(point)
         self._records.forget(point)
         self._drop_roots(point)
 
@@ -291,21 +293,33 @@ class Vault:
             signer=self._signer, index=self._index, read_root=self._read_root, name=name,
         ).run(progress, cancelled)  # fmt: skip
 
-    def replicate(self, stopped: Callable[[], bool] = lambda: False) -> Replicated | None:
+    def replicate(
+        self, stopped: Callable[[], bool] = lambda: False, *, again: int = 1
+    ) -> Replicated | None:
         """Bring the replica up to the store; None without one.
 
         What is copied was checked before and is read back after. It goes on where an earlier round
         ended. What the store has lost and the replica has is put back; nothing is deleted at the
         replica but what was deleted on record. Unavailable, Denied and Exhausted end the round.
-        `stopped` is asked between objects.
+        `stopped` is asked between objects. So many packs of the replica's (`again`), and some of
+        what is small, are drawn by lot, checked, and renewed from the store where they are damaged.
         """
         if self._replica is None or self._mending is None:
             return None
         return Replicating(
             records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
             signers=self._signers, departed=self._departed, mending=self._mending,
-            blobs=self._blobs, stopped=stopped,
+            blobs=self._blobs, stopped=stopped, again=again,
         ).run()  # fmt: skip
+
+    def read(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """What `check` makes of a small object of the store.
+
+        Where it raises Integrity, or the object is not there, the replica's is read and put back.
+        """
+        if self._mending is not None:
+            return self._mending.small(name, check)
+        return check(self._objects.get(name))
 
     def survey(self) -> tuple[tuple[PointId, str], ...]:
         """Retained points that the store no longer shows as they were committed, and why.
@@ -331,12 +345,28 @@ class Vault:
         """
         return Recalling(
             records=self._records, objects=self._objects, keys=self._keys, signer=self._signer,
-            clock=self._clock, blobs=self._blobs, domain_of=domain_of,
+            clock=self._clock, blobs=self._blobs, domain_of=domain_of, read=self.read,
         ).run()  # fmt: skip
 
     def tidy_index(self, domain: str) -> None:
         """Remove what index segments say of deleted packs; `collect` does it where it deletes."""
         self._index.tidy(domain)
+
+    def _hold_what_heals(self, point: PointId) -> None:
+        """What other points lost may stand in packs of this one: they hold those from now on."""
+        record = self._records.point(point)
+        damages = self._records.damaged(record.domain) if record is not None else ()
+        if record is None or not damages:
+            return
+        for other in self._records.holders({damage.pack for damage in damages}) - {point}:
+            kept = self._records.point(other)
+            if kept is not None and kept.domain == record.domain:
+                naming = Naming(
+                    damages=damages, blobs=self._blobs(record.domain), index=self._index,
+                    domain=record.domain, stopped=lambda: False,
+                )  # fmt: skip
+                naming.run([kept])
+                self._records.hold(other, naming.healing)
 
     def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
         record = self._point(base)
@@ -376,8 +406,8 @@ class Vault:
             return body
 
         try:
-            self._read(head_name(head), as_committed)
-            body = self._read(name, opened)
+            self.read(head_name(head), as_committed)
+            body = self.read(name, opened)
         except NotFound as e:
             raise Integrity(f"{what}: the store has lost or hides it: {e}") from e
         point, domain, disks = decode_root(body)
@@ -385,11 +415,10 @@ class Vault:
             raise Integrity(f"{what}: its root belongs to recovery point {point} of {domain}")
         return disks
 
-    def _read(self, name: str, check: Callable[[bytes], T]) -> T:
-        """What `check` makes of a small object, from the replica when it is not as it should be."""
-        if self._mending is not None:
-            return self._mending.small(name, check)
-        return check(self._objects.get(name))
+    def _segment(self, name: str, check: Callable[[bytes], T], /) -> T:
+        """One that is gone was tidied away: it is not brought back."""
+        self._objects.size(name)
+        return self.read(name, check)
 
     def _mended(self, pack: bytes) -> None:
         self._packs.drop(pack)

@@ -1,6 +1,8 @@
 """Objects that are in memory as a whole: sent to a store, and compared with what it has."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
@@ -9,6 +11,22 @@ from controlplane.domain.errors import Conflict, NotFound
 from controlplane.vault.ports import ObjectStore
 
 _STEP = 4 * MIB
+T = TypeVar("T")
+
+
+class ReadWhole(Protocol):
+    """Reads a small object: what `check` makes of it, which raises Integrity for a damaged one."""
+
+    def __call__(self, name: str, check: Callable[[bytes], T], /) -> T: ...
+
+
+def reading(objects: ObjectStore) -> ReadWhole:
+    """Of one store alone."""
+
+    def read(name: str, check: Callable[[bytes], T], /) -> T:
+        return check(objects.get(name))
+
+    return read
 
 
 def send(objects: ObjectStore, name: str, data: bytes) -> None:

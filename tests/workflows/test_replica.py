@@ -1,7 +1,7 @@
 """The replica's own round: it tells how far it is, and bothers nobody when it is away."""
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,38 @@ async def test_stores_are_listed_when_there_is_another_point_or_some_time_went_b
         assert (await run(client, world, world.ask_move())).state is OperationState.SUCCEEDED
         assert looked(timedelta())
         assert not looked(timedelta(minutes=1))
+        (name,) = copy.names("heads")
+        whole = copy.get(name)
+        (copy._root / name).write_bytes(whole[:-1])
+        assert looked(timedelta(minutes=20))
+        assert copy.get(name) != whole
+        assert looked(timedelta(minutes=40))
+        assert copy.get(name) == whole
+
+
+async def test_a_long_round_tells_how_far_it_is_and_goes_on_in_the_next(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    world.running_instance(content(1))
+    assert (await run(client, world, world.ask_move())).state is OperationState.SUCCEEDED
+    copy = LocalObjects(tmp_path / "replica")
+    moment = [now()]
+
+    def slow() -> datetime:
+        moment[0] += timedelta(minutes=5)
+        return moment[0]
+
+    with vault_with(world, copy) as vault:
+        rounds = Replica(world.store, vault, slow)
+        told = []
+        while not told or told[-1].points:
+            rounds.look()
+            with world.store.read() as tx:
+                told.append(tx.settings.lag)
+            assert len(told) < 30
+    assert len(told) > 2
+    assert told[0].points == 1
+    assert list(copy.names("points"))
 
 
 async def test_a_round_that_was_stopped_tells_nothing(world: World, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A way to an S3 server on which things go wrong, as the test says."""
 
 import http.client
+import ssl
 import threading
 import time
 from base64 import b64encode
@@ -54,12 +55,13 @@ class Way:
     fault: Callable[[Asked], Fault] = lambda _: None
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
+    tls: ssl.SSLContext | None = None
     _http: ThreadingHTTPServer | None = None
     _closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def open(self) -> None:
         way = self
@@ -86,6 +88,8 @@ class Way:
         ThreadingHTTPServer.allow_reuse_address = True
         self._http = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._http.daemon_threads = True
+        if self.tls is not None:
+            self._http.socket = self.tls.wrap_socket(self._http.socket, server_side=True)
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 

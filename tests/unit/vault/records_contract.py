@@ -147,6 +147,24 @@ class RecordsContract:
         assert records.verified_packs("other") == frozenset()
         assert records.known_packs() == {pack(1)}
 
+    def test_a_point_may_hold_more_packs_later(self, records):
+        session = self.begin(records, 1)
+        own = self.verified(records, session, 1)
+        records.commit(record(1, 1), packs={own}, attempt=1)
+        session = self.begin(records, 2)
+        other = self.verified(records, session, 2)
+        records.commit(record(2, 2), packs={other}, attempt=1)
+        assert records.holders({own}) == {point(1)}
+        for _ in range(2):
+            records.hold(point(1), {own, other, pack(9)})
+        records.hold(point(9), {other})
+        assert records.holders({other}) == {point(1), point(2)}
+        records.forget(point(2))
+        assert records.condemn(AT) == 0
+        records.forget(point(1))
+        assert records.condemn(AT) == 2
+        assert records.holders({own, other}) == frozenset()
+
     def test_a_commit_makes_the_point_and_closes_its_sessions(self, records):
         session = self.begin(records, 1)
         name = self.verified(records, session, 1)

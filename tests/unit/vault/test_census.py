@@ -28,7 +28,10 @@ def pack(number: int, blobs: int, pages: frozenset[int] = frozenset()) -> Pack:
         )
         for i in range(blobs)
     ]
-    return Pack(id=bytes([number]) * 32, blobs=tuple(made), cipher=None, id_key=b"")  # type: ignore[arg-type]
+    size = 1000 + blobs * STORED * 2
+    return Pack(
+        id=bytes([number]) * 32, size=size, blobs=tuple(made), cipher=None, id_key=b""  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def ref(it: Pack, position: int) -> Ref:

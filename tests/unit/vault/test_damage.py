@@ -1,6 +1,7 @@
 """Whatever happens to stored bytes, a reader gets the right ones or Integrity."""
 
 import random
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,28 @@ def test_a_lost_pack_is_integrity_for_its_readers_and_no_trouble_for_new_points(
     second, copied = world.take(world.vault(), data)
     assert copied.bytes_new == len(data)
     assert read_all(world.vault(), second) == data
+
+
+def test_what_was_stored_again_stays_with_the_older_point_that_needs_it(world, vault):
+    """It is read from the newer one's pack, also after that one was forgotten."""
+    data = some_disk(7, "RRRR")
+    older, _ = world.take(vault, data)
+    (pack,) = world.files("packs")
+    flip(pack, CHUNK * 2)
+    with pytest.raises(Integrity):
+        read_all(world.vault(), older)
+    newer, _ = world.take(world.vault(), data)
+    assert len(world.files("packs")) == 2
+    keeper = world.vault()
+    keeper.forget(newer)
+    for _ in range(2):
+        keeper.collect(holding=timedelta(0))
+    assert len(world.files("packs")) == 2
+    assert read_all(world.vault(), older) == data
+    keeper.forget(older)
+    for _ in range(2):
+        keeper.collect(holding=timedelta(0))
+    assert world.files("packs") == []
 
 
 def test_a_store_cannot_hide_a_point_unnoticed(world, vault):

@@ -1,5 +1,6 @@
 """A local directory keeps whole objects or none."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +21,15 @@ class TestLocalObjects(ObjectsContract):
         assert objects.sweep(now - timedelta(hours=1)) == 0
         assert objects.sweep(now + timedelta(hours=1)) == 1
         left.abort()
+
+
+def test_a_folder_that_went_is_made_again(tmp_path):
+    """A store that was put back as it was yesterday has fewer."""
+    objects = LocalObjects(tmp_path / "store")
+    objects.put("packs/ab/abcd", b"one")
+    shutil.rmtree(tmp_path / "store" / "packs")
+    objects.put("packs/ab/abce", b"two")
+    assert objects.get("packs/ab/abce") == b"two"
 
 
 class TestFoundObjects(ObjectsContract):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.domain.errors import Denied, Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Denied, Integrity, Unavailable
 from controlplane.domain.vault import Damage
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
@@ -15,7 +15,8 @@ from controlplane.vault.vault import Vault
 from tests.unit.vault.support import CHUNK, DOMAIN, Seal, World, read_all, some_disk
 from tests.unit.vault.test_collection import HOUR
 from tests.unit.vault.test_damage import flip
-from tests.unit.vault.test_recall import domain_of
+from tests.unit.vault.test_homes import home
+from tests.unit.vault.test_recall import backup, domain_of
 
 SIGNERS = {"homes": Seal(), "incarnations": Seal()}
 
@@ -363,6 +364,24 @@ def test_a_spoilt_segment_of_the_index_is_mended_when_it_is_read(world, vault, r
     assert before.items() <= contents(world.objects).items()
 
 
+def test_a_segment_that_was_tidied_away_meanwhile_is_not_brought_back(world, vault, replica):
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    (segment,) = world.files("index")
+
+    class Stale(LocalObjects):
+        def names(self, folder):
+            found = list(super().names(folder))
+            if folder.startswith("index"):
+                segment.unlink(missing_ok=True)
+            return iter(found)
+
+    other = world.vault(objects=Stale(world.root), replica=replica, signers=SIGNERS)
+    _, copied = world.take(other, some_disk(1, "RR"))
+    assert copied.bytes_new == 0
+    assert not segment.exists()
+
+
 def test_damage_that_a_check_found_is_mended_in_the_next_round(world, vault, replica):
     point, _ = world.take(vault, some_disk(1, "RR"))
     vault.replicate()
@@ -506,6 +525,70 @@ def test_homes_and_lives_that_only_the_copy_shows_are_put_back(world, vault, rep
     assert lives.newest() == 1
     assert vault.replicate().mended == ("incarnations/000002",)
     assert lives.newest() == 2
-    assert list(Homes(world.objects, Seal()).newest()) == []
-    with pytest.raises(NotFound):
-        world.objects.get("homes/x")
+
+
+def test_a_spoilt_home_is_mended_when_it_is_read_and_lost_ones_by_the_next_round(
+    world, vault, replica
+):
+    alone = Homes(world.objects, Seal())
+    for epoch in (1, 2):
+        alone.put(home(epoch=epoch))
+    vault.replicate()
+    first, second = world.files("homes")
+    flip(second, 40)
+    with pytest.raises(Integrity):
+        list(alone.newest())
+    assert [found.epoch for found in Homes(world.objects, Seal(), vault.read).newest()] == [2]
+    assert [found.epoch for found in alone.newest()] == [2]
+    second.unlink()
+    first.unlink()
+    assert list(alone.newest()) == []
+    assert len(vault.replicate().mended) == 2
+    assert [found.epoch for found in alone.newest()] == [2]
+
+
+def test_a_restored_database_recalls_past_what_the_first_store_damaged(world, vault, replica):
+    world.take(vault, some_disk(1, "R"))
+    kept = backup(world)
+    newer = {world.take(vault, some_disk(seed, "RT"))[0]: seed for seed in (2, 3)}
+    vault.replicate()
+    before = contents(world.objects)
+    for folder in ("heads", "points", "packs"):
+        for file in world.files(folder):
+            flip(file, file.stat().st_size // 2)
+    world.records = kept
+    told = fresh(world, replica).recall(domain_of)
+    assert (told.points, told.unreadable) == (2, ())
+    for point, seed in newer.items():
+        assert read_all(fresh(world, replica), point) == some_disk(seed, "RT")
+    assert fresh(world, replica).survey() == ()
+    fresh(world, replica).replicate()
+    spoilt = {n for n, data in contents(world.objects).items() if before[n] != data}
+    assert {name.partition("/")[0] for name in spoilt} <= {"packs"}
+
+
+@pytest.mark.parametrize("folder", ["packs", "index", "points", "heads"])
+def test_what_the_copy_damaged_is_found_by_looking_again_and_renewed(world, vault, replica, folder):
+    """One of each is looked at in every round, and here there is one."""
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    before = contents(replica)
+    (name,) = replica.names(folder)
+    flip(replica._root / name, 100)
+    assert vault.replicate(again=0).renewed == ()
+    assert vault.replicate().renewed == (name,)
+    assert contents(replica) == before
+    assert vault.replicate().renewed == ()
+
+
+def test_what_both_damaged_is_left_alone_and_told(world, vault, replica):
+    world.take(vault, some_disk(1, "RR"))
+    vault.replicate()
+    (name,) = replica.names("packs")
+    for root, at in ((world.root, CHUNK), (replica._root, CHUNK + 9000)):
+        flip(root / name, at)
+    before = contents(replica), contents(world.objects)
+    done = vault.replicate()
+    assert done.renewed == ()
+    assert name in done.troubles[0]
+    assert (contents(replica), contents(world.objects)) == before

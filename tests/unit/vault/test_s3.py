@@ -3,11 +3,18 @@
 The server is a process that takes two seconds to start; uploads in parts take about half of one.
 """
 
+import ssl
 import threading
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from controlplane.domain.errors import (
     Conflict,
@@ -28,6 +35,7 @@ from tests.unit.vault.faulty import (
     SILENCE,
     SLOW_DOWN,
     Answer,
+    Way,
 )
 from tests.unit.vault.objects_contract import MANY_PARTS, ObjectsContract, sent
 from tests.unit.vault.s3server import KEY, place
@@ -238,6 +246,46 @@ def test_plain_http_has_to_be_allowed(server, bucket):
     objects = S3Objects(place(server, bucket, plain_http=False))
     with pytest.raises(Unavailable):
         objects.put("heads/a", b"x")
+
+
+def test_a_private_endpoint_is_believed_by_its_certificate_alone(server, bucket, tmp_path):
+    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    whose = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the store's authority")])
+    until = datetime.now(UTC) + timedelta(hours=1)
+
+    def signed(subject: x509.Name, public, extension: x509.ExtensionType) -> bytes:
+        return (
+            x509.CertificateBuilder(whose, subject, public, x509.random_serial_number())
+            .not_valid_before(until - timedelta(hours=2))
+            .not_valid_after(until)
+            .add_extension(extension, critical=True)
+            .sign(authority, hashes.SHA256())
+            .public_bytes(Encoding.PEM)
+        )
+
+    of_authority = signed(
+        whose, authority.public_key(), x509.BasicConstraints(ca=True, path_length=None)
+    )
+    here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    pem = tmp_path / "both.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(private + signed(x509.Name([]), key.public_key(), here))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pem)
+    way = Way(server, tls=tls)
+    way.open()
+    quick = {"plain_http": False, "patience": timedelta(seconds=0.1)}
+    try:
+        believed = S3Objects(place(way.url, bucket, authority=of_authority, **quick))
+        sent(believed, "packs/a", bytes(MANY_PARTS))
+        assert believed.size("packs/a") == MANY_PARTS
+        assert believed.sweep(datetime.now(UTC)) == 0
+        strange = S3Objects(place(way.url, bucket, **quick))
+        for ask in (lambda: strange.get("packs/a"), lambda: strange.sweep(datetime.now(UTC))):
+            with pytest.raises(Unavailable):
+                ask()
+    finally:
+        way.close()
 
 
 def test_a_wrong_key_is_denied_and_the_right_one_is_not(server, bucket):
