@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 from temporalio import workflow
 
@@ -70,7 +71,7 @@ class TakePoints:
         return await concluded(order.operation, self._take)
 
     async def _take(self, saga: Saga, operation: str) -> Outcome:
-        plan = await ask(GroupPlanActivities.plan_points, operation)
+        plan = await at_once(GroupPlanActivities.plan_points, operation)
         release: Undo = partial(record, GroupActivities.release_leases, operation)
         wish = TakeLeases(operation=operation, members=plan.members)
         works = await saga.step(ask(GroupActivities.take_leases, wish), undo=release)
@@ -104,11 +105,18 @@ async def _freeze(
         for each in members:
             await each.snapshot.take_back()
 
-    frozen = await saga.step(
-        at_once(GroupActivities.freeze, Freeze(operation=operation, lanes=lanes)), undo=take_back
+    asked: dict[UUID, Frozen] = {}
+
+    async def ask_all() -> None:
+        order = Freeze(operation=operation, lanes=lanes)
+        frozen = await saga.step(at_once(GroupActivities.freeze, order), undo=take_back)
+        asked.update({each.artefact: each for each in frozen})
+
+    await once_more(  # a site may lose what it was asked for; what it did not lose stays
+        "2026-12-freeze-again",
+        ask_all,
+        lambda: together(*(each.seen(asked[each.snapshot.at.artefact]) for each in members)),
     )
-    asked = {each.artefact: each for each in frozen}
-    await together(*(each.seen(asked[each.snapshot.at.artefact]) for each in members))
     judge = Judge(
         operation=operation,
         moments=tuple(each.moment for each in members),

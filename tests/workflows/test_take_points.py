@@ -388,6 +388,10 @@ async def test_what_could_not_be_undone_is_cleared_when_a_person_asks(
     assert op.state is OperationState.NEEDS_ATTENTION
     assert group.world.home.snapshots
     assert group.world.away.snapshots
+    look = op.result["lookAt"]
+    assert isinstance(look, list)
+    assert [line.partition(":")[0] for line in look[:-1]] == [HOME, AWAY]
+    assert f"fedctl operation cancel {op.name}" in look[-1]
     mended = await mend(client, group.world, op, [StepsTwice(group.standing)])
     assert mended.state is OperationState.FAILED, mended.problem
     group.assert_nothing_stayed()
@@ -482,6 +486,25 @@ async def test_a_snapshot_that_was_asked_for_again_counts_from_the_first_asking(
     for head in group.heads():
         assert head.group is not None
         assert head.group.taken.asked == intended[head.instance]
+    group.world.close()
+
+
+async def test_a_snapshot_that_its_site_lost_is_asked_for_again(
+    client: Client, tmp_path: Path
+) -> None:
+    group = made(tmp_path)
+    held = [each.disk() for each in group.guests]
+    group.world.home.settle = group.world.away.settle = 0  # so that both moments were known
+    lose = FaultAt("freeze", 1, None, then=group.world.home.snapshots.clear)
+    op = await run(client, group.world, group.ask(), [lose])
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert lose.calls.count("freeze") == 2
+    points = group.points(op)
+    assert [group.restored(points[each.name]) for each in group.guests] == held
+    seconds = {each["instance"]: each["snapshotSeconds"] for each in op.result["points"]}  # type: ignore[attr-defined]
+    assert seconds["web-1"] > seconds["web-2"], "from the first asking to the second answer"
+    assert group.world.away.snapshots == {}
+    group.assert_running()
     group.world.close()
 
 

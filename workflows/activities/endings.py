@@ -105,7 +105,9 @@ def _attention(tx: Tx, op: Operation, outcome: Outcome) -> dict[str, object]:
     if outcome.state is not OperationState.NEEDS_ATTENTION:
         return {}
     instance = InstanceId(op.subject)
-    lines = look_at(op, tx.placements.find(instance), tx.artefacts.list(instance=instance))
+    taking = op.kind is OperationKind.TAKE_POINTS  # of several instances, and of none by itself
+    made = tx.artefacts.list(operation=op.id) if taking else tx.artefacts.list(instance=instance)
+    lines = look_at(op, tx.placements.find(instance), made)
     return {LOOK_AT: list(lines)}
 
 

@@ -155,7 +155,7 @@ class GroupActivities(SiteSteps):
                 going = [pool.submit(self._lane, lane, gate, before, told) for lane in wish.lanes]
                 answers = [each.exception() or each.result() for each in going]
             frozen = [each for answer in answers if isinstance(answer, list) for each in answer]
-            self._remember(op_id, {f.artefact: f.moment for f in frozen if f.moment is not None})
+            self._remember(op_id, {each.artefact: each.moment for each in frozen})
             _raise_first(answers)
             return tuple(frozen)
 
@@ -175,12 +175,15 @@ class GroupActivities(SiteSteps):
         done: list[Frozen] = []
         with gate.entering(), self._connect(lane[0].at.site) as driver:
             taker = require(driver, Snapshots)
-            for shot in lane:  # a look logs in, and what it costs comes before the moment
-                taker.find_snapshot(shot.at.work.tag(shot.at.artefact))
+            # A look logs in, and what it costs comes before the moment.
+            looks = [taker.find_snapshot(each.at.work.tag(each.at.artefact)) for each in lane]
             gate.wait()
-            for shot in lane:
+            for shot, look in zip(lane, looks, strict=True):
                 gate.until(shot.after)
-                done.append(self._shoot(taker, shot, before[shot.at.artefact], told))
+                artefact = shot.at.artefact
+                # What a site has lost since is taken anew.
+                moment = told.get(artefact) if isinstance(look, Seen) else None
+                done.append(self._shoot(taker, shot, before[artefact], moment))
         return done
 
     def _shoot(
@@ -188,7 +191,7 @@ class GroupActivities(SiteSteps):
         taker: Snapshots,
         shot: Shot,
         before: datetime | None,
-        told: Mapping[ArtefactId, Moment],
+        moment: Moment | None,
     ) -> Frozen:
         at = shot.at
         tag = at.work.tag(at.artefact)
@@ -199,7 +202,6 @@ class GroupActivities(SiteSteps):
         answer = taker.find_snapshot(tag)
         answered = self._clock()
         self._became(at, ArtefactState.ALLOCATED, ref=ref)
-        moment = told.get(at.artefact)
         if moment is None and isinstance(answer, Seen) and answer.it.ready:
             moment = Moment(asked=asked, answered=answered)
         return Frozen(artefact=at.artefact, asked=asked, moment=moment)
@@ -267,14 +269,17 @@ class GroupActivities(SiteSteps):
 
     # What was seen of moments outlives an attempt that died.
 
-    def _remember(self, operation: UUID, moments: Mapping[ArtefactId, Moment]) -> None:
+    def _remember(self, operation: UUID, moments: Mapping[ArtefactId, Moment | None]) -> None:
+        """None: what was known of it does not hold any more."""
         with self._store.begin() as tx:
             op = tx.operations.get(operation_id(str(operation)))
-            known = cast("dict[str, object]", op.result.get(MOMENTS) or {})
-            fresh = {
-                str(a): [m.asked.isoformat(), m.answered.isoformat()] for a, m in moments.items()
-            }
-            tx.operations.update(op.id, result={**op.result, MOMENTS: {**fresh, **known}})
+            known = dict(cast("dict[str, object]", op.result.get(MOMENTS) or {}))
+            for artefact, moment in moments.items():
+                known.pop(str(artefact), None)
+                if moment is not None:
+                    both = [moment.asked.isoformat(), moment.answered.isoformat()]
+                    known[str(artefact)] = both
+            tx.operations.update(op.id, result={**op.result, MOMENTS: known})
 
     def _told(self, operation: UUID) -> dict[ArtefactId, Moment]:
         with self._store.read() as tx:
