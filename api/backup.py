@@ -6,25 +6,19 @@ life of the control plane: no other process of it may run meanwhile.
 
 import argparse
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
-from time import monotonic
 
+from api.beside import check_begun, of_embedded
 from api.cli.failure import named
-from api.embedded import State, agent_command, alone, settings_of
-from controlplane.domain.errors import FedctlError, NotFound, Unavailable
+from api.embedded import State, alone
+from controlplane.domain.errors import FedctlError
 from controlplane.services import backup
 from controlplane.services.assembly import Assembly, SystemClock, assemble
 from controlplane.services.backup import Written
 from controlplane.settings import Settings
 from workflows.restoring import Ground, Restored, restore
-
-_PATIENCE = 20.0
-_LOOK = 0.05
 
 
 def main() -> int:
@@ -115,19 +109,12 @@ def _restored(it: Restored) -> list[str]:
 
 @contextlib.contextmanager
 def _embedded(state: State, verb: str) -> Iterator[None]:
-    """The settings of a `fedctl dev`, and its key agent while it does not run itself."""
-    if not state.passphrase.exists():
-        raise NotFound(
-            f"{state.folder} holds no passphrase: it is not the folder of a fedctl dev, or its root"
-            " key and passphrase were not put there yet"
-        )
-    os.environ.update(settings_of(state))  # noqa: TID251  # a composition root
     with contextlib.ExitStack() as stack:
         if verb == "restore":
+            check_begun(state)
             stack.enter_context(alone(state))
             _put_aside(state.folder / "temporal.db")
-        if not state.ready.exists():
-            stack.enter_context(_agent(state))
+        stack.enter_context(of_embedded(state))
         yield
 
 
@@ -136,23 +123,6 @@ def _put_aside(database: Path) -> None:
     for path in (database, *database.parent.glob(f"{database.name}-*")):
         if path.exists():
             path.replace(path.with_name(f"before-restore.{path.name}"))
-
-
-@contextlib.contextmanager
-def _agent(state: State) -> Iterator[None]:
-    log = state.folder / "logs" / "agent.log"
-    with log.open("ab") as out:
-        agent = subprocess.Popen(agent_command(state), stdout=out, stderr=subprocess.STDOUT)
-    try:
-        until = monotonic() + _PATIENCE
-        while not state.agent_socket.exists():
-            if agent.poll() is not None or monotonic() > until:
-                raise Unavailable(f"the key agent did not start: see {log}")
-            Event().wait(_LOOK)
-        yield
-    finally:
-        agent.terminate()
-        agent.wait()
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """The instance as it is before the switch: copied, stopped, fenced, and started again."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,7 +27,7 @@ from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
 from workflows.calls import ask, call, clean, copy, once_more, record, remove, undo, wait
 from workflows.failures import problem_of, reason_of
-from workflows.saga import Saga, Undo
+from workflows.saga import Saga, Undo, together
 from workflows.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -282,10 +283,12 @@ class Source:
         """Every disk into `point`; seconds spent in reading them."""
         if not self.domain or not workflow.patched("2026-11-domain-once"):
             self.domain = await record(LookupActivities.domain_of, str(self.work.operation))
-        copied: list[Copied] = []
+        copied: dict[int, Copied] = {}
         releases: list[Undo] = []
-        reading = timedelta()
-        for disk in self.plan.target.disks:
+        reading: list[tuple[datetime, datetime]] = []
+        preparing = asyncio.Lock()
+
+        async def one(disk: DiskPlan) -> None:
             export = self._export(f"{label}export {disk.index}", disk, part)
             release: Undo = partial(
                 undo,
@@ -304,9 +307,16 @@ class Source:
                 domain=self.domain,
                 base=self.point,
             )
-            one, took = await self._copy_disk(prepare, order, release)
-            copied.append(one)
-            reading += took
+            copied[disk.index], took = await self._copy_disk(prepare, order, release, preparing)
+            reading.append(took)
+
+        disks = self.plan.target.disks
+        if len(disks) > 1 and workflow.patched("2026-12-disks-beside"):
+            await together(*(one(disk) for disk in disks))
+        else:
+            for disk in disks:
+                await one(disk)
+        done = tuple(copied[disk.index] for disk in disks)
         await copy(
             TransferActivities.commit_point,
             CommitPoint(
@@ -314,15 +324,15 @@ class Source:
                 point=point,
                 domain=self.domain,
                 step=f"{label}commit copy",
-                copied=tuple(copied),
+                copied=done,
             ),
         )
         if part:
             await self._release(label, part)
             for release in releases:
                 self._saga.done_with(release)
-        self._took(point, copied)
-        return reading.total_seconds()
+        self._took(point, done)
+        return seconds_covered(reading)
 
     async def _release(self, label: str, part: tuple[object, ...]) -> None:
         for disk in self.plan.target.disks:
@@ -330,24 +340,22 @@ class Source:
             await wait(SiteActivities.release_export, self._export(step, disk, part))
 
     async def _copy_disk(
-        self, prepare: Export, order: CopyDisk, release: Undo
-    ) -> tuple[Copied, timedelta]:
-        """The copy, and the time spent in reading."""
-        took = timedelta()
+        self, prepare: Export, order: CopyDisk, release: Undo, preparing: asyncio.Lock
+    ) -> tuple[Copied, tuple[datetime, datetime]]:
+        """The copy, and when it was read; sites make one export of an instance at a time."""
+        began = workflow.now()
+
+        async def export() -> None:
+            async with preparing:
+                await self._step(wait(SiteActivities.prepare_export, prepare), undo=release)
 
         async def read() -> Copied:
-            nonlocal took
+            nonlocal began
             began = workflow.now()
-            copied = await copy(TransferActivities.copy_disk, order)
-            took = workflow.now() - began
-            return copied
+            return await copy(TransferActivities.copy_disk, order)
 
-        copied = await once_more(
-            "2026-11-export-again",
-            lambda: self._step(wait(SiteActivities.prepare_export, prepare), undo=release),
-            read,
-        )
-        return copied, took
+        copied = await once_more("2026-11-export-again", export, read)
+        return copied, (began, workflow.now())
 
     def _took(self, point: UUID, copied: Sequence[Copied]) -> None:
         self.point = point
@@ -358,6 +366,15 @@ class Source:
     def _export(self, step: str, disk: DiskPlan, part: tuple[object, ...]) -> At:
         artefact = derived(self.work.operation, "source-export", disk.index, *part)
         return replace(self.at(step), artefact=ArtefactId(artefact))
+
+
+def seconds_covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """How long any of these was under way."""
+    total, end = timedelta(), None
+    for first, last in sorted(spans):
+        total += max(last - (first if end is None else max(first, end)), timedelta())
+        end = last if end is None else max(end, last)
+    return total.total_seconds()
 
 
 class _Pass:

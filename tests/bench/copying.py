@@ -39,7 +39,8 @@ from tests.unit.vault.support import Seal, keys
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 _PASS = {"BORG_PASSPHRASE": "bench", "RESTIC_PASSWORD": "bench"}
 _DOMAIN = "acme/shop"
-_FASTER = {"qemu-img": 1.8, "borg": 3.0, "restic": 4.5}
+_FASTER = {"qemu-img": 1.8, "borg": 3.0, "borg told to cut at 4 MiB": 3.0, "restic": 4.5}
+_COARSE = ("--sparse", "--chunker-params", "fixed,4194304")
 _SHARE = 0.02
 
 Took = dict[str, list[float]]
@@ -60,9 +61,12 @@ def _full(disk: Path, root: Path) -> Iterator[Result]:
         "floor": lambda to: _floor(disk, to),
         "qemu-img": lambda to: _qemu_img(disk, to),
         "borg": lambda to: _borg(disk, to),
+        "borg told to cut at 4 MiB": lambda to: _borg(disk, to, *_COARSE),
         "restic": lambda to: _restic(disk, to),
     }
-    contenders = {n: run for n, run in contenders.items() if n == "floor" or shutil.which(n)}
+    contenders = {
+        n: run for n, run in contenders.items() if n == "floor" or shutil.which(n.split()[0])
+    }
     commits: list[float] = []
     for _ in range(ROUNDS):
         with _own(root) as own:
@@ -244,11 +248,10 @@ def _qemu_img(disk: Path, to: Path) -> None:
           str(disk), str(to / "disk.qcow2")], to)  # fmt: skip
 
 
-def _borg(disk: Path, to: Path) -> None:
+def _borg(disk: Path, to: Path, *how: str) -> None:
     repo = to / "repo"
     _ran(["borg", "init", "-e", "repokey", str(repo)], to)
-    _ran(["borg", "create", "--sparse", "--chunker-params", "fixed,4194304", "-C", "zstd,1",
-          f"{repo}::one", str(disk)], to)  # fmt: skip
+    _ran(["borg", "create", *how, "-C", "zstd,1", f"{repo}::one", str(disk)], to)
 
 
 def _restic(disk: Path, to: Path) -> None:

@@ -3,6 +3,12 @@
 Each takes some seconds: a gibibyte is read at the source, sent to the target and read back, twice.
 """
 
+import filecmp
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
 import pytest
 
 from tests.e2e.images import MIB, qcow2_image
@@ -44,3 +50,30 @@ def test_an_instance_goes_there_and_home_with_every_byte(
     shop.system.done(shop.http.post(f"{shop.move_path(shop.last_move)}/finalize"))
     assert shop.placement(name)["retained"] == []
     assert shop.power(name) == "on"
+
+
+def test_a_recovery_point_is_extracted_into_a_file(shop: Shop, tmp_path: Path) -> None:
+    """By a process of its own that asks neither the API nor Temporal."""
+    file = shop.file(size=64 * MIB, data=6 * MIB)
+    name = shop.image(file)
+    point = str(shop.system.parts.vault.points()[-1].point)
+    out = tmp_path / f"{name}.raw"
+
+    def extract(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "api.extract", *map(str, words)],
+            env=shop.system.environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    done = extract(point, out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "every block checked" in done.stdout
+    assert filecmp.cmp(file, out, shallow=False)
+    again = extract(point, out)
+    assert again.returncode == 5
+    assert "is there already" in again.stderr
+    assert filecmp.cmp(file, out, shallow=False)
+    assert "has no disk 7" in extract(point, tmp_path / "b", "--disk", 7).stderr
+    assert "not in the vault" in extract(uuid4(), tmp_path / "b").stderr
+    assert "no such folder" in extract(point, tmp_path / "none" / "b").stderr
+    assert not (tmp_path / "b").exists()

@@ -3,16 +3,19 @@
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import ImageSource
@@ -84,6 +87,59 @@ async def test_a_move_brings_every_byte(
     retained = [a for a in world.artefacts(site=HOME) if a.state is ArtefactState.RETAINED]
     assert ArtefactKind.INSTANCE in {a.kind for a in retained}
     assert all(a.expires_at is not None for a in retained)
+    world.close()
+
+
+class Beside(Interceptor):
+    """Copies that do not begin until as many have begun."""
+
+    def __init__(self, parties: int) -> None:
+        self.barrier = threading.Barrier(parties, timeout=20)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Beside(next, self.barrier)
+
+
+class _Beside(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, barrier: threading.Barrier) -> None:
+        super().__init__(next)
+        self._barrier = barrier
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if input.fn.__name__ == "copy_disk":
+            await asyncio.to_thread(self._barrier.wait)
+        return await super().execute_activity(input)
+
+
+OTHER_PARTS = {offset + 512: part[::-1] for offset, part in list(PARTS.items())[:-1]}
+
+
+@pytest.mark.parametrize(("home", "away"), ORDERS)
+async def test_the_disks_of_an_instance_are_copied_side_by_side(
+    client: Client, tmp_path: Path, home: CreateOrder, away: CreateOrder
+) -> None:
+    world = World.build(tmp_path, home=home, away=away)
+    world.running_instance(PARTS, OTHER_PARTS)
+    op = await run(client, world, world.ask_move(), [Beside(2)])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert_moved(world)
+    copy = world.placement().copy
+    assert copy is not None
+    assert world.disk_of(world.away, copy, OTHER_PARTS, 1)
+    assert [p["equal"] for p in op.result["proof"]] == [True, True]
+    world.close()
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("activity", ["prepare_export", "copy_disk"])
+async def test_a_disk_that_fails_beside_another_leaves_the_home_as_it_was(
+    client: Client, tmp_path: Path, activity: str, nth: int
+) -> None:
+    world = World.build(tmp_path, home=ORDERS[0][0], away=ORDERS[0][1])
+    world.running_instance(PARTS, OTHER_PARTS)
+    op = await run(client, world, world.ask_move(), [FaultAt(activity, nth, Fault.AFTER)])
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert_home_as_before(world)
     world.close()
 
 

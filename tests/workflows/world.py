@@ -406,32 +406,37 @@ class World:
         )
         return ResourceId(point)
 
-    def running_instance(self, parts: dict[int, bytes], *, on: bool = True) -> None:
-        """An instance at home, made past the stories, with `parts` on its disk."""
+    def running_instance(
+        self, parts: dict[int, bytes], *more: dict[int, bytes], on: bool = True
+    ) -> None:
+        """An instance at home, made past the stories, with `parts` on its disk; `more` have more."""
         self.wished_instance(active=True, image=False)
         made_by = OperationId(uuid4())
         copy = derived(made_by, "instance")
         tag = OwnerTag(artefact=copy, instance=self.instance, operation=made_by, epoch=1)
         with self.connections.connect(HOME) as driver:
-            place = DiskPlace(size=DISK)
-            if self.orders[HOME] is CreateOrder.DISKS_FIRST:
-                volume = derived(made_by, "volume", 0)
-                disk_tag = OwnerTag(
-                    artefact=volume, instance=self.instance, operation=made_by, epoch=1
-                )
-                ref = require(driver, Volumes).create_volume(
-                    disk_tag, VolumeSpec(name="web-1-0", size=DISK)
-                )
-                while require(driver, Volumes).find_volume(disk_tag).it.state != "ready":  # type: ignore[union-attr]
-                    continue
-                place = DiskPlace(size=DISK, volume=ref)
-                self._record(volume, ArtefactKind.VOLUME, made_by, ref)
+            places = []
+            for number in range(1 + len(more)):
+                place = DiskPlace(size=DISK)
+                if self.orders[HOME] is CreateOrder.DISKS_FIRST:
+                    volume = derived(made_by, "volume", number)
+                    disk_tag = OwnerTag(
+                        artefact=volume, instance=self.instance, operation=made_by, epoch=1
+                    )
+                    ref = require(driver, Volumes).create_volume(
+                        disk_tag, VolumeSpec(name=f"web-1-{number}", size=DISK)
+                    )
+                    while require(driver, Volumes).find_volume(disk_tag).it.state != "ready":  # type: ignore[union-attr]
+                        continue
+                    place = DiskPlace(size=DISK, volume=ref)
+                    self._record(volume, ArtefactKind.VOLUME, made_by, ref)
+                places.append(place)
             instances = require(driver, Instances)
             anchor = instances.reserve(tag)
             spec = InstanceSpec(
                 name="web-1",
                 size=Size(cpus=1, memory=2 * GIB),
-                disks=(place,),
+                disks=tuple(places),
                 nics=(NicSpec(network="net-1", address="10.0.4.12"),),
                 anchor=anchor,
             )
@@ -440,8 +445,9 @@ class World:
             seen = None
             while seen is None or seen.state != "ready":
                 seen = instances.find(tag, anchor).it  # type: ignore[union-attr]
-            for offset, part in parts.items():
-                self.home.write_disk(seen.disks[0].volume, offset, part)
+            for disk, content in zip(seen.disks, (parts, *more), strict=True):
+                for offset, part in content.items():
+                    self.home.write_disk(disk.volume, offset, part)
             if on:
                 instances.set_power(tag, Power.ON)
                 while instances.find(tag, anchor).it.state != "ready":  # type: ignore[union-attr]
@@ -518,10 +524,12 @@ class World:
         with self.store.read() as tx:
             return list(tx.artefacts.list(**wanted))  # type: ignore[arg-type]
 
-    def disk_of(self, site: FakeSite, copy: ArtefactId, parts: dict[int, bytes]) -> bool:
-        """Whether the copy's disk holds exactly these parts where they belong."""
+    def disk_of(
+        self, site: FakeSite, copy: ArtefactId, parts: dict[int, bytes], number: int = 0
+    ) -> bool:
+        """Whether the copy's disk holds these parts where they belong."""
         with site.lock:
-            volume = site.instances[copy].volumes[0].ref
+            volume = site.instances[copy].volumes[number].ref
         return all(
             site.read_disk(volume, offset, len(part)) == part for offset, part in parts.items()
         )

@@ -22,7 +22,7 @@ State = Annotated[
 
 def dev(ctx: typer.Context) -> None:
     """Starts the embedded system and waits for it; Ctrl-C stops it cleanly."""
-    _run(MODULE, *ctx.args)
+    run(MODULE, *ctx.args)
 
 
 @command(
@@ -34,7 +34,7 @@ def dev(ctx: typer.Context) -> None:
 )
 def create(ctx: typer.Context, file: File, *, state: State = None) -> None:
     del ctx
-    _run(BACKUP, "create", *_given(file, state))
+    run(BACKUP, "create", *_given(file, state))
 
 
 @command(
@@ -46,7 +46,7 @@ def create(ctx: typer.Context, file: File, *, state: State = None) -> None:
 )
 def verify(ctx: typer.Context, file: File, *, state: State = None) -> None:
     del ctx
-    _run(BACKUP, "verify", *_given(file, state))
+    run(BACKUP, "verify", *_given(file, state))
 
 
 @command(
@@ -65,14 +65,14 @@ def restore(ctx: typer.Context, file: File, *, state: State = None, yes: Yes = F
         )
         agreed = session.agreed(question, yes=yes)
     if agreed:
-        _run(BACKUP, "restore", *_given(file, state))
+        run(BACKUP, "restore", *_given(file, state))
 
 
 def _given(file: Path, state: Path | None) -> list[str]:
     return [str(file), *([] if state is None else ["--state", str(state)])]
 
 
-def _run(module: str, *arguments: str) -> None:
+def run(module: str, *arguments: str) -> None:
     """A process of its own, to its end and with its exit code."""
     child = subprocess.Popen([sys.executable, "-m", module, *arguments])
 

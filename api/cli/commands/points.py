@@ -1,11 +1,14 @@
 """fedctl recovery-points: copies of instances' disks that are kept, and why."""
 
+from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
 from api.cli import units
 from api.cli.client import Doc
+from api.cli.commands.dev import State, run
 from api.cli.completion import offering
 from api.cli.names import find, workspace_names
 from api.cli.session import Facts, Form, Output, Rows, Session, Workspace, Yes, command
@@ -14,6 +17,7 @@ from controlplane.domain.kinds import facts
 from controlplane.domain.resource import Kind
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+EXTRACT = "api.extract"
 POINT = facts(Kind.RECOVERY_POINT)
 Point = Annotated[
     str,
@@ -136,3 +140,24 @@ def delete(
 
 def _kept(point: Doc) -> str:
     return "; ".join(point["status"]["kept"]) or "until the next round of housekeeping"
+
+
+@command(
+    app,
+    "extract",
+    "fedctl recovery-points extract 6f1a6a2c-8d0e-4b39-9d6f-0f3c2a1b7e55 web-1.raw",
+    "fedctl recovery-points extract 6f1a6a2c-8d0e-4b39-9d6f-0f3c2a1b7e55 b.raw --disk 1",
+    text="Writes a disk of a point into a raw file on this machine. Runs where the control plane's"
+    " settings are, and needs neither its API nor Temporal.",
+)
+def extract(
+    ctx: typer.Context,
+    point: Annotated[UUID, typer.Argument(help="The point, as show tells it.")],
+    file: Annotated[Path, typer.Argument(help="A file that is not there yet.")],
+    *,
+    disk: Annotated[int, typer.Option("--disk", help="Its number.", min=0)] = 0,
+    state: State = None,
+) -> None:
+    del ctx
+    more = [] if state is None else ["--state", str(state)]
+    run(EXTRACT, str(point), str(file), "--disk", str(disk), *more)
