@@ -14,7 +14,7 @@ from controlplane.services.sites import EVERYWHERE
 from controlplane.vault.local import LocalObjects
 from tests.workflows.running import run
 from tests.workflows.world import AWAY, HOME, World, content, now
-from workflows.housekeeping import Housekeeping, finalize_expired
+from workflows.housekeeping import HOLDING, Housekeeping, finalize_expired
 
 PARTS = content(1)
 
@@ -73,7 +73,7 @@ def _subject(world: World):
 
 
 async def test_uploads_that_cannot_be_swept_hold_nothing_up(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Closed(LocalObjects):
         def sweep(self, before):
@@ -82,12 +82,19 @@ async def test_uploads_that_cannot_be_swept_hold_nothing_up(
     moment = [now()]
     world.vault._objects = Closed(world.objects._root)
     world.objects.put("packs/aa/stranger", b"x")
+    collect, collected = world.vault.collect, []
+    monkeypatch.setattr(
+        world.vault,
+        "collect",
+        lambda *, holding: [collected.append(holding), collect(holding=holding)][1],
+    )
     keeper = Housekeeping(world.store, world.vault, lambda: moment[0])
     moment[0] += timedelta(hours=7)
     with caplog.at_level(logging.INFO, logger="workflows.housekeeping"):
         keeper.look()
     assert [message.partition(":")[2] for message in caplog.messages] == [
+        " they stay",
         " the key may not list them",
-        "",
     ]
-    assert "1 objects are on no record" in caplog.messages[1]
+    assert collected == [HOLDING]
+    assert "1 packs in the vault's store are on no record" in caplog.messages[0]
