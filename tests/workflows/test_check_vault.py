@@ -4,21 +4,23 @@ import os
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
 
-from controlplane.domain.errors import Busy, NotFound
+from controlplane.domain.errors import Busy, NotFound, Unavailable
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, Resource, State
 from controlplane.services.checks import SCHEDULED, VaultChecks
 from controlplane.services.usage import VaultStats
 from controlplane.services.wish import Granted, Page, Wish
+from controlplane.vault.checking import Checked, CheckOrder, CheckProgress
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import CALLER, TENANT, World, content, now
+from workflows.activities import checks
 from workflows.check_vault import CheckVault
 from workflows.housekeeping import Housekeeping
 
@@ -154,6 +156,31 @@ async def test_a_cancelled_check_goes_on_when_it_is_asked_for_again(
     assert the(world).state is State.ACTIVE
     other = await run(client, world, asked(world, "other"))
     assert other.result["blobs"] != 0
+
+
+async def test_after_a_worker_that_died_no_blob_is_read_again(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.image(content(6))
+    place = "acme/@images " + "f" * 64
+    orders: list[CheckOrder] = []
+    really = world.vault.check
+
+    def check(order: CheckOrder, **more: Any) -> Checked:
+        orders.append(order)
+        if len(orders) == 1:
+            seen = CheckProgress(done=8, total=9, read=0, walked=1, length=1, after=place)
+            more["progress"](seen)
+            raise Unavailable("the store is away")
+        return really(order, **more)
+
+    monkeypatch.setattr(world.vault, "check", check)
+    monkeypatch.setattr(checks, "_REMEMBERED", timedelta(0))
+    op = await run(client, world, asked(world))
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert [order.after for order in orders] == ["", place]
+    assert op.result["blobs"] == 0
+    assert the(world).status["after"] == ""
 
 
 async def test_one_check_at_a_time(client: Client, world: World) -> None:

@@ -20,6 +20,7 @@ from controlplane.services.operations import stamp
 from controlplane.services.points import POINT
 from controlplane.services.usage import document
 from controlplane.store.engine import Store
+from controlplane.store.operations import PROGRESS_APART
 from controlplane.store.tx import Tx
 from controlplane.vault.census import Workload
 from controlplane.vault.checking import Checked, CheckOrder, CheckProgress
@@ -172,9 +173,13 @@ class _Telling:
         self._op = op
         self._clock = clock
         self._kept = clock()
+        self._told: datetime | None = None
 
     def __call__(self, seen: CheckProgress) -> None:
         now = self._clock()
+        if self._told is not None and now - self._told < PROGRESS_APART and seen.done < seen.total:
+            return
+        self._told = now
         with self._store.begin() as tx:
             self._note(tx, "manifests", seen.walked, seen.length, 0, now)
             self._note(tx, "packs", seen.done, seen.total, seen.read, now)
