@@ -35,7 +35,7 @@ from controlplane.domain.placement import Served
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,128}")
 _SMALL = 256 * KIB
 _UNPAID = MIB
-_CLIENTS = 256
+_CLIENTS = 128
 _PARTIAL, _OK, _NOT_SATISFIABLE = 206, 200, 416
 _CONDITIONS = ("if-match", "if-none-match", "if-range", "range")
 
@@ -83,7 +83,7 @@ def server(
     """A server for the application that writes no addresses down; HTTPS with a certificate.
 
     `proxies` are the addresses and networks whose X-Forwarded-For is believed; else the peer's
-    address counts. More than 256 clients at a time are told to come again.
+    address counts. More than 128 clients at a time are told to come again.
     """
     return uvicorn.Server(
         uvicorn.Config(

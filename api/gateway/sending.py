@@ -9,12 +9,12 @@ from starlette.types import Receive, Scope, Send
 
 from api.gateway.ranges import Wanted
 from api.gateway.shelf import Shelf
-from controlplane.domain.disk import KIB
+from controlplane.domain.disk import MIB
 from controlplane.domain.errors import FedctlError
 from controlplane.domain.placement import Served
 from drivers.disks.raw import ByteSource
 
-PIECE = 512 * KIB
+PIECE = MIB
 _STALLED = 300.0
 
 _log = logging.getLogger(__name__)

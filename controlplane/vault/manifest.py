@@ -6,7 +6,7 @@ are content-addressed, so an unchanged subtree of an earlier point is referred t
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
@@ -207,6 +207,15 @@ class Tree:
     def chunk(self, number: int) -> Ref | None:
         entries = self.entries(0, number // FANOUT)
         return entries[number % FANOUT] if entries else None
+
+    def chunks(self, numbers: Iterable[int]) -> Iterator[Ref | None]:
+        """As `chunk` for each; a page that several lie in is looked up once."""
+        leaf, entries = -1, None
+        for number in numbers:
+            if number // FANOUT != leaf:
+                leaf = number // FANOUT
+                entries = self.entries(0, leaf)
+            yield entries[number % FANOUT] if entries else None
 
     def refs(self) -> Iterator[Ref]:
         """Every reference of the disk: pages and chunks."""

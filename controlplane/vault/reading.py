@@ -1,7 +1,7 @@
 """A recovery point's disk as a block reader: random access, decrypted and checked."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import Self
 
@@ -210,14 +210,14 @@ class PointReader:
         if self._closed:
             raise Invalid(f"{self._subject}: the reader is closed")
 
-    def _refs(self, numbers: Iterable[int]) -> list[tuple[int, Ref | None]]:
+    def _refs(self, numbers: Sequence[int]) -> list[tuple[int, Ref | None]]:
         found: list[tuple[int, Ref | None]] = []
-        for n in numbers:
-            try:
-                found.append((n, self._tree.chunk(n)))
-            except Integrity as e:
-                leaf = n // FANOUT * self._layout.leaf
-                raise self._named(leaf, f"the manifest page there: {e}") from e
+        try:
+            for ref in self._tree.chunks(numbers):
+                found.append((numbers[len(found)], ref))
+        except Integrity as e:
+            leaf = numbers[len(found)] // FANOUT * self._layout.leaf
+            raise self._named(leaf, f"the manifest page there: {e}") from e
         return found
 
     def _fetch(self, numbers: list[int], end: int) -> dict[int, bytes]:

@@ -17,6 +17,7 @@ from controlplane.domain.disk import KIB, MIB, DiskFormat
 from controlplane.domain.errors import Unavailable
 from tests.api.serving import serving
 from tests.api.test_gateway import DISK, TOKEN, Disk, Site
+from tests.e2e.system import until
 
 OTHER = "o" * 43
 
@@ -186,6 +187,27 @@ def test_who_does_not_read_holds_nobody_up(site, client):
             assert client.get(url).content == DISK
             assert client.get(url, headers={"Range": "bytes=5-9"}).content == DISK[5:10]
         assert 0 < site.reached < Long.size
+    assert site.opened == 0
+
+
+def test_a_client_that_takes_nothing_for_long_is_given_up(site, caplog, monkeypatch):
+    """It gets what was on its way, and no more."""
+    monkeypatch.setattr("api.gateway.sending._STALLED", 0.2)
+    with ExitStack() as stack:
+        with_gateway(site, stack, open_disk=lambda _: Long(site))
+        site.serve(DiskFormat.RAW)
+        key = _sha(TOKEN)
+        site.exports[key] = replace(site.exports[key], length=Long.size)
+        port = int(site.url.rpartition(":")[2])
+        hangs = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+        hangs.sendall(f"GET /images/{TOKEN}.raw HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        hangs.settimeout(20)
+        assert hangs.recv(1, socket.MSG_PEEK)
+        until(lambda: "has stopped reading" in caplog.text, "it is given up")
+        got = 0
+        while some := hangs.recv(1 << 20):
+            got += len(some)
+        assert 0 < got < Long.size
     assert site.opened == 0
 
 
