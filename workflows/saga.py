@@ -44,6 +44,11 @@ class Saga:
         self._undos.append(undo)
         return await settled(do)
 
+    async def copying(self, do: Awaitable[T], *, undo: Undo) -> T:
+        """A step that may take hours: it is told of a cancel, and ends before any undo."""
+        self._undos.append(undo)
+        return await do
+
     def done_with(self, undo: Undo) -> None:
         """What `undo` would take back has gone in the meantime."""
         self._undos = [each for each in self._undos if each != undo]

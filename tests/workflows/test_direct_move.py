@@ -3,6 +3,8 @@
 Each case is a whole story on a Temporal server; together they take a minute.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -18,9 +20,18 @@ from controlplane.domain.operation import Operation, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.vault import streaming
 from controlplane.vault.digest import digest
+from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.streaming import Reached, Streamed, stream
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
-from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
+from tests.workflows.running import (
+    Steps,
+    counted,
+    crossing,
+    in_their_order,
+    run,
+    run_and_cancel,
+)
+from tests.workflows.running import cancelled as stop
 from tests.workflows.test_move_instance import ORDERS, assert_home_as_before, assert_moved
 from tests.workflows.world import AWAY, DISK, HOME, BytesDisk, World, content
 from workflows.activities import straight
@@ -200,6 +211,45 @@ async def test_a_successor_goes_on_where_everything_is_durable(
     assert first == Reached()
     assert second is not None
     assert 1 <= second.spans <= DISK // MIB
+    world.close()
+
+
+@crossing
+async def test_a_cancel_in_the_middle_of_the_stream_ends_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = made(tmp_path)
+    op, loop = world.ask_move(**DIRECT), asyncio.get_running_loop()
+    ended: list[type[BaseException]] = []
+
+    def told_to_stop(
+        reader: BlockReader, writer: BlockWriter, *, cancelled: Callable[[], bool], **more: Any
+    ) -> Streamed:
+        asyncio.run_coroutine_threadsafe(stop(client, world, op), loop)
+        write, now = writer.write, threading.Event()
+
+        def late(offset: int, data: bytes) -> None:
+            now.wait()
+            write(offset, data)
+
+        def asked() -> bool:
+            if cancelled():
+                now.set()
+            return now.is_set()
+
+        monkeypatch.setattr(writer, "write", late)
+        try:
+            return stream(reader, writer, cancelled=asked, **more)
+        except BaseException as stopped:
+            ended.append(type(stopped))
+            raise
+
+    monkeypatch.setattr(straight, "stream", told_to_stop)
+    op = await run(client, world, op)
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert ended == [CopyStopped]
+    assert_home_as_before(world)
+    assert not world.away.writers
     world.close()
 
 
