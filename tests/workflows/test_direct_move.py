@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
@@ -16,8 +16,9 @@ from temporalio.client import Client
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, BlockWriter
 from controlplane.domain.errors import NotFound, Unavailable
-from controlplane.domain.operation import Operation, OperationState
+from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
+from controlplane.planning import course
 from controlplane.vault import streaming
 from controlplane.vault.digest import digest
 from controlplane.vault.nouns import CopyStopped
@@ -338,6 +339,13 @@ async def test_the_way_back_and_a_retry_build_on_no_copy_of_it(
     assert back.state is OperationState.SUCCEEDED, (back.problem, back.findings)
     assert "not known" in told(back, "RET06")[0]
     assert world.placement().site == HOME
+    # What the next plan expects is what this one took: twice over the bytes, not three times.
+    plan = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE, **DIRECT))
+    took = sum(step.copy_seconds + step.provider_seconds for step in world.steps(gone.id))
+    estimate = cast("dict[str, float]", (plan.plan or {})["estimate"])
+    each_byte = took / cast("int", gone.result["bytesRead"])
+    expected = DISK * each_byte + course.PROVIDER_CALLS_SECONDS
+    assert estimate["seconds"] == pytest.approx(expected, abs=0.1)
     world.close()
 
 
