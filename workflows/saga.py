@@ -44,6 +44,11 @@ class Saga:
         self.remember(undo)
         return await settled(do)
 
+    async def copying(self, do: Awaitable[T], *, undo: Undo) -> T:
+        """A step that may take hours: it is told of a cancel, and ends before any undo."""
+        self.remember(undo)
+        return await do
+
     def remember(self, undo: Undo) -> None:
         """What is begun from here on is taken back by `undo`."""
         self._undos.append(undo)

@@ -1,8 +1,7 @@
 """Makes an instance at a site from recovery points or straight from a source, and proves it."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 from uuid import UUID
 
 from controlplane.domain.artefact import ArtefactKind
@@ -37,7 +36,6 @@ from workflows.saga import Saga, Undo
 from workflows.staging import DiskBytes, Staging, Taken
 
 POWER_ON = "power on isolated"
-R = TypeVar("R")
 
 
 class Target:
@@ -197,7 +195,9 @@ class Target:
         order = StreamDisk(
             at=self.at(step, "instance"), export=export, volume=volume, disk=disk.index
         )
-        done = await self._writing(saga, "", order, copy(StraightActivities.stream_disk, order))
+        shut = self._shut("", order)
+        done = await saga.copying(copy(StraightActivities.stream_disk, order), undo=shut)
+        saga.done_with(shut)
         self.written += done.bytes_written
         return done
 
@@ -219,21 +219,19 @@ class Target:
             base=base,
             point=point,
         )
-        return await self._writing(saga, label, order, copy(ChangeActivities.write_changes, order))
+        shut = self._shut(label, order)
+        written = await saga.step(copy(ChangeActivities.write_changes, order), undo=shut)
+        saga.done_with(shut)
+        return written
 
-    async def _writing(
-        self, saga: Saga, label: str, order: WriteChanges | StreamDisk, do: Awaitable[R]
-    ) -> R:
-        """Whatever happens, nobody goes on writing."""
+    def _shut(self, label: str, order: WriteChanges | StreamDisk) -> Undo:
+        """The undo of writing: whatever happens, nobody goes on."""
         close = CloseImport(
             at=self.at(f"undo: {label}close writer {order.disk}", "instance"),
             volume=order.volume,
             writer=order.at.step,
         )
-        shut: Undo = partial(undo, SnapshotActivities.close_import, close)
-        done = await saga.step(do, undo=shut)
-        saga.done_with(shut)
-        return done
+        return partial(undo, SnapshotActivities.close_import, close)
 
     async def _prove_changes(
         self, saga: Saga, label: str, disk: DiskPlan, source: DiskSource, *, base: UUID, point: UUID

@@ -13,6 +13,11 @@ from api.cli.plans import blocked, failed, plan_text
 from api.cli.session import Rows
 from api.cli.watch import progress_line, screen, step_line
 from controlplane.domain.errors import Invalid
+from controlplane.domain.plan import Method
+from controlplane.planning.digest import as_json
+from controlplane.planning.facts import MoveWish
+from controlplane.planning.move import move
+from tests.unit.planning.test_move import FACTS
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 GIB = 1024**3
@@ -173,6 +178,20 @@ def test_a_plan_names_in_one_line_what_could_not_be_looked_at():
     assert "unseen    SRC08 TGT02  (-o yaml says why)" in text
     assert "warning   GST10  careful" in text
     assert "no answer" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "disk", "copy"),
+    [
+        (Method.COLD, "20.0 GiB as qcow2; the site fetches it", "cold: the source is stopped"),
+        (Method.DIRECT, "20.0 GiB; written straight from the source", "direct: the source is"),
+    ],
+)
+def test_a_plan_says_which_way_the_bytes_go(method: Method, disk: str, copy: str):
+    plan = as_json(move(FACTS, MoveWish(method=method)))
+    text = plan_text("shop/web-1", {"status": {"plan": plan, "findings": []}})
+    assert disk in text
+    assert copy in text
 
 
 def test_a_waiver_without_a_reason_is_refused_before_anything_is_asked():

@@ -3,10 +3,12 @@
 Each case is a whole story on a Temporal server; together they take a minute.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
@@ -14,13 +16,23 @@ from temporalio.client import Client
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, BlockReader, BlockWriter
 from controlplane.domain.errors import NotFound, Unavailable
-from controlplane.domain.operation import Operation, OperationState
+from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
+from controlplane.planning import course
 from controlplane.vault import streaming
 from controlplane.vault.digest import digest
+from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.streaming import Reached, Streamed, stream
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
-from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
+from tests.workflows.running import (
+    Steps,
+    counted,
+    crossing,
+    in_their_order,
+    run,
+    run_and_cancel,
+)
+from tests.workflows.running import cancelled as stop
 from tests.workflows.test_move_instance import ORDERS, assert_home_as_before, assert_moved
 from tests.workflows.world import AWAY, DISK, HOME, BytesDisk, World, content
 from workflows.activities import straight
@@ -203,6 +215,45 @@ async def test_a_successor_goes_on_where_everything_is_durable(
     world.close()
 
 
+@crossing
+async def test_a_cancel_in_the_middle_of_the_stream_ends_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = made(tmp_path)
+    op, loop = world.ask_move(**DIRECT), asyncio.get_running_loop()
+    ended: list[type[BaseException]] = []
+
+    def told_to_stop(
+        reader: BlockReader, writer: BlockWriter, *, cancelled: Callable[[], bool], **more: Any
+    ) -> Streamed:
+        asyncio.run_coroutine_threadsafe(stop(client, world, op), loop)
+        write, now = writer.write, threading.Event()
+
+        def late(offset: int, data: bytes) -> None:
+            now.wait()
+            write(offset, data)
+
+        def asked() -> bool:
+            if cancelled():
+                now.set()
+            return now.is_set()
+
+        monkeypatch.setattr(writer, "write", late)
+        try:
+            return stream(reader, writer, cancelled=asked, **more)
+        except BaseException as stopped:
+            ended.append(type(stopped))
+            raise
+
+    monkeypatch.setattr(straight, "stream", told_to_stop)
+    op = await run(client, world, op)
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert ended == [CopyStopped]
+    assert_home_as_before(world)
+    assert not world.away.writers
+    world.close()
+
+
 async def test_an_export_that_the_site_lost_is_prepared_once_more(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +339,13 @@ async def test_the_way_back_and_a_retry_build_on_no_copy_of_it(
     assert back.state is OperationState.SUCCEEDED, (back.problem, back.findings)
     assert "not known" in told(back, "RET06")[0]
     assert world.placement().site == HOME
+    # What the next plan expects is what this one took: twice over the bytes, not three times.
+    plan = await run(client, world, world.ask_move(OperationKind.PLAN_MOVE, **DIRECT))
+    took = sum(step.copy_seconds + step.provider_seconds for step in world.steps(gone.id))
+    estimate = cast("dict[str, float]", (plan.plan or {})["estimate"])
+    each_byte = took / cast("int", gone.result["bytesRead"])
+    expected = DISK * each_byte + course.PROVIDER_CALLS_SECONDS
+    assert estimate["seconds"] == pytest.approx(expected, abs=0.1)
     world.close()
 
 

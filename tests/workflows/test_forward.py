@@ -42,11 +42,11 @@ class OnTheWayForward(FaultAt):
 class Stranded:
     """A move that fails its acceptance while the site of its source is away."""
 
-    def __init__(self, client: Client, world: World) -> None:
+    def __init__(self, client: Client, world: World, **order: object) -> None:
         self.client, self.world = client, world
         self.loop = asyncio.get_running_loop()
         world.running_instance(PARTS)
-        self.op = world.ask_move(checks=CHECKS)
+        self.op = world.ask_move(checks=CHECKS, **order)
         self.offers: list[str] = []
 
     def goes_away(self) -> None:
@@ -101,11 +101,12 @@ def assert_forward(world: World, op: Operation) -> None:
     assert [a.state for a in kept] == [ArtefactState.RETAINED]
 
 
+@pytest.mark.parametrize("method", ["cold", "direct"])
 async def test_a_move_whose_source_cannot_return_is_sent_forward(
-    client: Client, world: World
+    client: Client, world: World, method: str
 ) -> None:
     """Its site stays away: what is left there to do is given up, and written down."""
-    move = Stranded(client, world)
+    move = Stranded(client, world, method=method)
     away = FaultAt("wait_power", 2, None, then=move.goes_away)
     decided = FaultAt("offer", 1, None, then=move.decides)
     op = await run(client, world, move.op, [away, decided])
