@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
+from temporalio import workflow
+
 from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, VolumeSpec
 from controlplane.domain.fence import FenceLevel
@@ -32,7 +34,7 @@ from workflows.activities.steps import Work
 from workflows.activities.straight import StraightActivities, StreamDisk
 from workflows.activities.transfer import Prove, TransferActivities
 from workflows.calls import call, copy, once_more, record, undo, wait
-from workflows.saga import Saga, Undo
+from workflows.saga import Saga, Undo, together
 from workflows.staging import DiskBytes, Staging, Taken
 
 POWER_ON = "power on isolated"
@@ -88,10 +90,7 @@ class Target:
         """Everything up to a powered-off instance whose disks are proven."""
         if self.plan.reuse is not None:
             return await self._use_again(saga, self.plan.reuse)
-        images = [
-            None if source is None else await self._images.stage(saga, disk, source)
-            for disk, source in zip(self.plan.disks, self._sources, strict=True)
-        ]
+        images = await self._staged(saga)
         places: list[DiskPlace] = []
         for disk, image in zip(self.plan.disks, images, strict=True):
             if self.plan.create_order is CreateOrder.DISKS_FIRST:
@@ -113,6 +112,23 @@ class Target:
         self.holds = self._point
         self.written += sum(proof.bytes_read for proof in self.proofs)
         return seen
+
+    async def _staged(self, saga: Saga) -> list[str | None]:
+        """The images that disks are made from, side by side; None for an empty disk."""
+        images: list[str | None] = [None] * len(self.plan.disks)
+
+        async def one(number: int) -> None:
+            source = self._sources[number]
+            if source is not None:
+                images[number] = await self._images.stage(saga, self.plan.disks[number], source)
+
+        numbers = range(len(images))
+        if len(images) > 1 and workflow.patched("2026-12-images-beside"):
+            await together(*map(one, numbers))
+        else:
+            for number in numbers:
+                await one(number)
+        return images
 
     async def _use_again(self, saga: Saga, again: Reuse) -> InstanceSeen:
         """The copy that stayed there is brought up to date, and read back whole.

@@ -91,23 +91,25 @@ async def test_a_move_brings_every_byte(
 
 
 class Beside(Interceptor):
-    """Copies that do not begin until as many have begun."""
+    """Calls of these activities that do not begin until as many have begun."""
 
-    def __init__(self, parties: int) -> None:
-        self.barrier = threading.Barrier(parties, timeout=20)
+    def __init__(self, parties: int, *names: str) -> None:
+        self.barriers = {name: threading.Barrier(parties, timeout=20) for name in names}
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Beside(next, self.barrier)
+        return _Beside(next, self.barriers)
 
 
 class _Beside(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, barrier: threading.Barrier) -> None:
+    def __init__(
+        self, next: ActivityInboundInterceptor, barriers: dict[str, threading.Barrier]
+    ) -> None:
         super().__init__(next)
-        self._barrier = barrier
+        self._barriers = barriers
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        if input.fn.__name__ == "copy_disk":
-            await asyncio.to_thread(self._barrier.wait)
+        if barrier := self._barriers.get(input.fn.__name__):
+            await asyncio.to_thread(barrier.wait)
         return await super().execute_activity(input)
 
 
@@ -115,12 +117,12 @@ OTHER_PARTS = {offset + 512: part[::-1] for offset, part in list(PARTS.items())[
 
 
 @pytest.mark.parametrize(("home", "away"), ORDERS)
-async def test_the_disks_of_an_instance_are_copied_side_by_side(
+async def test_the_disks_of_an_instance_go_side_by_side(
     client: Client, tmp_path: Path, home: CreateOrder, away: CreateOrder
 ) -> None:
     world = World.build(tmp_path, home=home, away=away)
     world.running_instance(PARTS, OTHER_PARTS)
-    op = await run(client, world, world.ask_move(), [Beside(2)])
+    op = await run(client, world, world.ask_move(), [Beside(2, "copy_disk", "publish")])
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
     assert_moved(world)
     copy = world.placement().copy
@@ -131,7 +133,7 @@ async def test_the_disks_of_an_instance_are_copied_side_by_side(
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize("activity", ["prepare_export", "copy_disk"])
+@pytest.mark.parametrize("activity", ["prepare_export", "copy_disk", "publish", "pull_image"])
 async def test_a_disk_that_fails_beside_another_leaves_the_home_as_it_was(
     client: Client, tmp_path: Path, activity: str, nth: int
 ) -> None:
