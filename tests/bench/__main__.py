@@ -1,4 +1,4 @@
-"""Runs the measurements named, or all; writes bench-report.json and shows a table."""
+"""Runs the measurements named, or all; writes bench-report.json and docs/benchmarks.md's table."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ from tests.bench import (
     soak,
     warm,
 )
+from tests.bench.page import PAGE, updated
 from tests.bench.result import Result
 
 MEASURES = {
@@ -42,10 +43,12 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("bench-report.json"))
     wished = parser.parse_args()
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)
-    results = [each for name in wished.names or MEASURES for each in MEASURES[name]()]
-    report = {"results": [each.as_json() for each in results]}
+    measured = {name: list(MEASURES[name]()) for name in wished.names or MEASURES}
+    told = {name: [each.as_json() for each in found] for name, found in measured.items()}
+    report = {"results": [each for found in told.values() for each in found]}
     wished.report.write_text(json.dumps(report, indent=2) + "\n")
-    show(results)
+    PAGE.write_text(updated(PAGE.read_text(), told))
+    show([each for found in measured.values() for each in found])
 
 
 def show(results: list[Result]) -> None:
