@@ -236,7 +236,11 @@ class Target:
             point=point,
         )
         shut = self._shut(label, order)
-        written = await saga.step(copy(ChangeActivities.write_changes, order), undo=shut)
+        writing = copy(ChangeActivities.write_changes, order)
+        if workflow.patched("2026-12-writing-heeds"):
+            written = await saga.copying(writing, undo=shut)
+        else:
+            written = await saga.step(writing, undo=shut)
         saga.done_with(shut)
         return written
 

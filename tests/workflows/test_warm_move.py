@@ -5,6 +5,7 @@ Each case is a whole story on a Temporal server; together they take a minute or 
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import product
@@ -13,10 +14,11 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
+from temporalio.exceptions import CancelledError
 from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import MIB
+from controlplane.domain.disk import MIB, BlockWriter
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.finding import Severity
 from controlplane.domain.ids import ArtefactId
@@ -25,11 +27,21 @@ from controlplane.domain.operation import Decision, Operation, OperationKind, Op
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.planning import passes
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
-from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
+from tests.workflows.running import (
+    Steps,
+    cancelled,
+    counted,
+    crossing,
+    in_their_order,
+    run,
+    run_and_cancel,
+)
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
+from workflows.activities.changes import ChangeActivities
 from workflows.activities.control import WAITING
+from workflows.activities.moving import beat
 from workflows.move_instance import MoveInstance
 
 PARTS = content(1)
@@ -296,6 +308,36 @@ async def test_a_cancel_at_any_step_leaves_the_source_running(
     assert op.state is OperationState.CANCELLED, op.problem
     assert_home_as_before(world)
     assert_no_snapshot(world)
+    world.close()
+
+
+@crossing
+async def test_a_cancel_in_the_middle_of_writing_changes_ends_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = made(tmp_path)
+    guest, op, loop = Guest(world), world.ask_move(**WARM), asyncio.get_running_loop()
+    ended: list[type[BaseException]] = []
+    write = ChangeActivities._write
+
+    def long(self: ChangeActivities, writer: BlockWriter, *more: Any) -> None:
+        asyncio.run_coroutine_threadsafe(cancelled(client, world, op), loop)
+        try:
+            for _ in range(400):  # twenty seconds, when nobody tells it to stop
+                beat()
+                time.sleep(0.05)
+        except BaseException as stopped:
+            ended.append(type(stopped))
+            raise
+        write(self, writer, *more)
+
+    monkeypatch.setattr(ChangeActivities, "_write", long)
+    op = await run(client, world, op, [guest.after("prove")])
+    assert op.state is OperationState.CANCELLED, op.problem
+    assert ended == [CancelledError]
+    assert_home_as_before(world)
+    assert_no_snapshot(world)
+    assert not world.away.writers
     world.close()
 
 
