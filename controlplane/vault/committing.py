@@ -46,6 +46,7 @@ from controlplane.vault.ports import (
 from controlplane.vault.sealing import open_object, seal_object
 
 _CHECKERS = 2
+_LOOKERS = 16  # each waits for one answer of the store
 _RACES = 5
 _LISTED = 1000  # about as many as one answer of a listing names
 
@@ -239,7 +240,9 @@ class Committing:
             here = frozenset(self.objects.names("packs"))
             gone = [pack for pack in packs if pack_name(pack) not in here]
         else:
-            gone = [pack for pack in packs if not self.packs.stands(pack)]
+            with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
+                there = zip(packs, pool.map(self.packs.stands, packs), strict=True)
+                gone = [pack for pack, stands in there if not stands]
         if gone:
             lost = {Damage(domain=domain, pack=pack) for pack in gone}
             places = self._remember(lost, disks, domain)
