@@ -183,7 +183,7 @@ def test_a_plan_names_in_one_line_what_could_not_be_looked_at():
 @pytest.mark.parametrize(
     ("method", "disk", "copy"),
     [
-        (Method.COLD, "20.0 GiB as qcow2; the site fetches it", "cold: the source is stopped"),
+        (Method.COLD, "20.0 GiB as qcow2-zstd; the site fetches it", "cold: the source is stopped"),
         (Method.DIRECT, "20.0 GiB; written straight from the source", "direct: the source is"),
     ],
 )
