@@ -15,6 +15,7 @@ from controlplane.domain.vault import (
     PackState,
     Session,
 )
+from controlplane.vault.beside import Beside
 from controlplane.vault.digest import root_digest, zero_digest
 from controlplane.vault.leaves import LeafWork, leaf_works
 from controlplane.vault.manifest import Shape, levels
@@ -52,13 +53,23 @@ def attended(
         return future.result()
 
 
+def all_of(copied: DiskCopied) -> CopyProgress:
+    return CopyProgress(
+        total=copied.size,
+        done=copied.size,
+        read=copied.bytes_read,
+        fresh=copied.bytes_new,
+        stored=copied.bytes_stored,
+    )
+
+
 class Copy:
     """Runs until every leaf is covered; sealed work is on record whatever happens."""
 
     def __init__(
         self, *, reader: BlockReader, session: Session, keys: DomainKeys, tools: Tools,
         base: Base | None, progress: Callable[[CopyProgress], None],
-        cancelled: Callable[[], bool],
+        cancelled: Callable[[], bool], beside: Beside | None = None,
     ) -> None:  # fmt: skip
         self.reader = reader
         self.session = session
@@ -68,7 +79,8 @@ class Copy:
         self.base = base
         self.reading = threading.Lock()
         self.stride = Stride()
-        self.stop = threading.Event()
+        self.beside = beside
+        self.stop = beside.stop if beside else threading.Event()
         self.covered = dict(session.covered)
         self._progress = progress
         self._cancelled = cancelled
@@ -108,7 +120,7 @@ class Copy:
             parts, room = PARTS, self.stride.length
             for work in self._works:
                 # Holes on the way, and leaves that an earlier attempt covered, are done.
-                self._passed += (work.index - self._next) * self.layout.leaf
+                self._pass_over(work.index)
                 self._next = work.index + 1
                 if work.index in self.covered:
                     self._passed += self.layout.leaf_length(work.index)
@@ -118,7 +130,16 @@ class Copy:
                 parts, room = parts - len(wanted), room - sum(wanted) * self.layout.chunk
                 if parts <= 0 or room <= 0 or len(leaves) == _LEAVES:
                     break
+            else:
+                self._pass_over(self.layout.leaves)
+                self._next = self.layout.leaves
         return leaves
+
+    def _pass_over(self, end: int) -> None:
+        """From the last leaf to this one all is zero by the extents."""
+        self._passed += (end - self._next) * self.layout.leaf
+        if self.beside is not None and end > self._next:
+            self.beside.gap(self._next, end)
 
     def cover(self, leaves: Sequence[LeafDone]) -> None:
         self.covered.update({leaf.index: leaf for leaf in leaves})
@@ -143,9 +164,10 @@ class Copy:
 
     def _seen(self) -> CopyProgress:
         counts = [worker.count for worker in self._workers]
+        done = self._passed + sum(c.done for c in counts)
         return CopyProgress(
             total=self.layout.size,
-            done=self._passed + sum(c.done for c in counts),
+            done=min(done, self.layout.size),
             read=sum(c.read for c in counts),
             fresh=sum(c.fresh for c in counts),
             stored=sum(c.stored for c in counts),
@@ -182,13 +204,5 @@ class Copy:
             bytes_stored=sum(leaf.stored for leaf in leaves) + trunk.count.stored,
         )
         self.tools.records.finish(self.session, copied)
-        self._progress(
-            CopyProgress(
-                total=copied.size,
-                done=copied.size,
-                read=copied.bytes_read,
-                fresh=copied.bytes_new,
-                stored=copied.bytes_stored,
-            )
-        )
+        self._progress(all_of(copied))
         return copied

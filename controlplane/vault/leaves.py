@@ -33,13 +33,20 @@ class LeafWork:
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """(first, end) of each run of chunks to read."""
-        at = self.kinds.find(_READ)
+        return self._runs(_READ)
+
+    def holes(self) -> Iterator[tuple[int, int]]:
+        """(first, end) of each run of chunks that are zero by the extents."""
+        return self._runs(_ZERO)
+
+    def _runs(self, kind: int) -> Iterator[tuple[int, int]]:
+        at = self.kinds.find(kind)
         while at >= 0:
             end = at
-            while end < len(self.kinds) and self.kinds[end] == _READ:
+            while end < len(self.kinds) and self.kinds[end] == kind:
                 end += 1
             yield at, end
-            at = self.kinds.find(_READ, end)
+            at = self.kinds.find(kind, end)
 
 
 def leaf_works(reader: BlockReader, layout: Layout) -> Iterator[LeafWork]:

@@ -1,9 +1,10 @@
 """The vault's words that no record keeps: what a copy tells, what a commit and a round give."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from controlplane.domain.disk import MIB, Mark
+from controlplane.domain.disk import MIB, BlockWriter, Mark
 from controlplane.domain.ids import InstanceId, PointId
 from controlplane.domain.vault import DiskCopied, Moment
 
@@ -23,6 +24,31 @@ class CopyProgress:
     read: int
     fresh: int
     stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What of a disk is at a target, durable: ascending ranges (first, end) in bytes.
+
+    `bytes` were written in all attempts together, zeros aside.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Into:
+    """A target's disk that is to become what a copy reads, while it reads it.
+
+    What `writer` had before is overwritten, beyond the source's length with zeros. `reached` is
+    told now and then, from another thread, one at a time; an attempt that goes on `since` then must
+    write to the same disk.
+    """
+
+    writer: BlockWriter
+    since: Written = Written()
+    reached: Callable[[Written], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

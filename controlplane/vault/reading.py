@@ -1,7 +1,7 @@
 """A recovery point's disk as a block reader: random access, decrypted and checked."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Self
 
@@ -66,8 +66,21 @@ class PointReader:
         layout = self._layout
         if (layout.size, layout.chunk) != base.shape:
             raise Invalid(f"{self._subject} is not of the disk that it is to be compared with")
+        return self._merged(self._differing(base))
+
+    def extents_of(self, leaves: Iterable[int]) -> Iterator[Extent]:
+        """What these leaf pages, in ascending order, cover: data and zeros."""
+        return self._merged(
+            (leaf * FANOUT + i, ref)
+            for leaf in leaves
+            for i, ref in enumerate(self.leaf_entries(leaf)[: self._layout.leaf_chunks(leaf)])
+        )
+
+    def _merged(self, chunks: Iterable[tuple[int, Ref | None]]) -> Iterator[Extent]:
+        """Chunks that lie side by side and are of one kind, as one."""
+        layout = self._layout
         run: Extent | None = None
-        for number, ref in self._differing(base):
+        for number, ref in chunks:
             offset, length = number * layout.chunk, layout.chunk_length(number)
             kind = ExtentKind.ZERO if ref is None else ExtentKind.DATA
             if run and run.kind is kind and run.offset + run.length == offset:

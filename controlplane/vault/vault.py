@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +25,11 @@ from controlplane.domain.vault import (
     PointRecord,
     Session,
 )
+from controlplane.vault.beside import Beside
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.checking import Check, Checked, CheckOrder, CheckProgress
 from controlplane.vault.committing import Committing
-from controlplane.vault.copying import Copy, attended
+from controlplane.vault.copying import Copy, all_of, attended
 from controlplane.vault.departed import Departed
 from controlplane.vault.flaws import Named
 from controlplane.vault.grouped import Groups
@@ -39,6 +41,7 @@ from controlplane.vault.naming import Naming
 from controlplane.vault.nouns import (
     Collected,
     CopyProgress,
+    Into,
     Member,
     PointCommitted,
     Recalled,
@@ -117,6 +120,7 @@ class Vault:
         self, reader: BlockReader, *, point: PointId, disk: int, domain: str, subject: str,
         attempt: int, progress: Callable[[CopyProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False, base: PointId | None = None,
+        into: Into | None = None,
     ) -> DiskCopied:  # fmt: skip
         """Bring the reader's content in as disk number `disk` of `point`.
 
@@ -126,6 +130,10 @@ class Vault:
         extents are relative to `base`. `progress` and `cancelled` are called on this thread,
         several times a second; when the latter answers true, CopyStopped is raised after what is
         whole was sealed. `subject` names instance and disk in messages.
+
+        With `into`, a target's disk gets the same bytes while they are read, and holds all of them,
+        durable, on return: what was in the vault already is brought from there. Invalid when it is
+        shorter than the reader's.
         """
         if len(domain.encode()) > _DOMAIN_MAX:
             raise Invalid(f"{subject}: the dedup domain's name is longer than {_DOMAIN_MAX} bytes")
@@ -148,10 +156,29 @@ class Vault:
         session, usable = attended(
             prepare, total=reader.size, progress=progress, cancelled=cancelled
         )
-        if session.copied is not None:
-            return session.copied
+        beside = Beside(into, session.layout) if into else None
+        copied = session.copied
+        if copied is None:
+            copied = self._copied(reader, session, former, usable, beside, progress, cancelled)
+        if beside is not None:
+            told = all_of(copied)
+            beside.complete(
+                PointReader(copied=copied, blobs=blobs, subject=subject),
+                progress=lambda done, total: progress(
+                    replace(told, total=told.total + total, done=told.done + done)
+                ),
+                cancelled=cancelled,
+            )  # fmt: skip
+        return copied
+
+    def _copied(  # noqa: PLR0917
+        self, reader: BlockReader, session: Session, former: DiskCopied | None, usable: Usable,
+        beside: Beside | None, progress: Callable[[CopyProgress], None],
+        cancelled: Callable[[], bool],
+    ) -> DiskCopied:  # fmt: skip
         over = None
         if former is not None and former.chunk == session.layout.chunk:
+            blobs = self._blobs(session.domain)
             tree = Tree(pages=blobs, layout=former.layout, top=former.top)
             over = Base(tree=tree, size=former.size, usable=usable)
         tools = Tools(
@@ -159,8 +186,8 @@ class Vault:
             clock=self._clock,
         )  # fmt: skip
         return Copy(
-            reader=reader, session=session, keys=self._keys(domain), tools=tools, base=over,
-            progress=progress, cancelled=cancelled,
+            reader=reader, session=session, keys=self._keys(session.domain), tools=tools, base=over,
+            progress=progress, cancelled=cancelled, beside=beside,
         ).run()  # fmt: skip
 
     def commit(

@@ -16,6 +16,7 @@ from controlplane.domain.vault import (
     Ref,
     Session,
 )
+from controlplane.vault.beside import Beside
 from controlplane.vault.digest import content_digest, is_zero
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.leaves import LeafWork
@@ -85,6 +86,7 @@ class Run(Protocol):
     reading: threading.Lock
     stride: Stride
     stop: threading.Event
+    beside: Beside | None
 
     def next_leaves(self) -> list[LeafWork]: ...
 
@@ -198,8 +200,11 @@ class Worker:
         self._abort()
 
     def _leaves(self) -> None:
+        beside = self._copy.beside
         while not self._copy.stop.is_set():
             works = self._copy.next_leaves()
+            if beside is not None:
+                beside.fill_gaps()
             if not works:
                 self.complete = True
                 return
@@ -210,6 +215,8 @@ class Worker:
             if not self._read(leaves):
                 return
             for leaf in leaves.values():
+                if beside is not None:
+                    beside.leaf(leaf.work)
                 self._unsealed.append(self._done(leaf))
                 self.count.done += self._layout.leaf_length(leaf.work.index)
             self._seal_when_full()
@@ -306,7 +313,12 @@ class Worker:
                 )
             leaf = leaves[offset // self._layout.leaf]
             fresh, stored = self.count.fresh, self.count.stored
-            self._run(offset % self._layout.leaf // self._layout.chunk, data, leaf.refs)
+            first = offset % self._layout.leaf // self._layout.chunk
+            self._run(first, data, leaf.refs)
+            if self._copy.beside is not None:
+                end = first - (-length // self._layout.chunk)
+                zero = [ref is None for ref in leaf.refs[first:end]]
+                self._copy.beside.chunks(offset, data, zero)
             self.count.read += length
             leaf.count.read += length
             leaf.count.fresh += self.count.fresh - fresh

@@ -1,19 +1,19 @@
 """Steps that bring a target from one recovery point to the next."""
 
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.disk import BlockWriter, Extent, ExtentKind, read_each
+from controlplane.domain.disk import Extent, read_each
 from controlplane.domain.errors import Integrity
 from controlplane.domain.ids import PointId
+from controlplane.vault.bringing import bring, read_ahead, runs
 from controlplane.vault.reading import PointReader
 from controlplane.vault.stride import Stride
-from workflows.activities.moving import Mover, Proof, beat, beating
+from workflows.activities.moving import Mover, Proof, beat, beating, stopping
 from workflows.activities.orders import At
 
 
@@ -50,32 +50,22 @@ class ChangeActivities(Mover):
                 meter.copying(),
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
                 self._writer(at, order.volume, meter) as writer,
+                stopping(),
             ):
-                self._write(writer, disk, changes, at)
-                writer.finish()
+                bring(
+                    disk,
+                    changes,
+                    writer,
+                    progress=lambda done, total: self._brought(at, done, total),
+                    cancelled=activity.is_cancelled,
+                )
             written = sum(e.length for e in changes)
             meter.message = f"{written} bytes changed"
             return written
 
-    def _write(
-        self, writer: BlockWriter, disk: PointReader, changes: tuple[Extent, ...], at: At
-    ) -> None:
-        total, done = sum(e.length for e in changes), 0
-        stride = Stride()
-        groups = _read_ahead(disk, stride.groups(_runs(changes, ExtentKind.DATA)))
-        with closing(groups):
-            for group, reading in groups:
-                beat()
-                read = reading.result()
-                length = sum(map(len, read))
-                with stride.taken(length):
-                    for (offset, _), data in zip(group, read, strict=True):
-                        writer.write(offset, data)
-                done += length
-                self._note(at.work.operation, at.step, done, total, done)
-        for start, end in _runs(changes, ExtentKind.ZERO):
-            beat()
-            writer.zero(start, end - start)
+    def _brought(self, at: At, done: int, total: int) -> None:
+        activity.heartbeat()
+        self._note(at.work.operation, at.step, done, total, done)
 
     @contextmanager
     def _compared(
@@ -115,7 +105,7 @@ class ChangeActivities(Mover):
                 self._compared(order.base, order.point, order.disk) as (disk, changes),
             ):
                 stride = Stride()
-                groups = _read_ahead(disk, stride.groups(_runs(changes)))
+                groups = read_ahead(disk, stride.groups(runs(changes)))
                 with closing(groups):
                     for group, reading in groups:
                         beat()
@@ -129,23 +119,3 @@ class ChangeActivities(Mover):
                 found=expected,
                 bytes_read=sum(e.length for e in changes),
             )
-
-
-def _read_ahead(
-    disk: PointReader, groups: Iterable[list[tuple[int, int]]]
-) -> Generator[tuple[list[tuple[int, int]], Future[list[bytes]]], None, None]:
-    """Each group with what the vault has there, which is read while the site is written or read."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        before: tuple[list[tuple[int, int]], Future[list[bytes]]] | None = None
-        for group in groups:
-            here = group, pool.submit(read_each, disk, group)
-            if before is not None:
-                yield before
-            before = here
-        if before is not None:
-            yield before
-
-
-def _runs(changes: Iterable[Extent], kind: ExtentKind | None = None) -> Iterator[tuple[int, int]]:
-    """(first, end) of the extents, of one kind or of any."""
-    return ((e.offset, e.offset + e.length) for e in changes if kind in {None, e.kind})
