@@ -43,7 +43,7 @@ from workflows.options import BEFORE_OFFER, EACH_RETURN, RETURN_AT_LEAST_EVERY
 from workflows.saga import Saga, together
 from workflows.source import Source, given_up
 from workflows.staging import DiskBytes
-from workflows.target import POWER_ON, Target
+from workflows.target import POWER_ON, Target, removed
 
 
 @workflow.defn
@@ -130,6 +130,9 @@ class _Run:
         if self.plan.passes.direct:
             await self._go_straight()
             return
+        if self.plan.passes.beside:
+            await self._go_beside()
+            return
         if self.plan.passes.warm:
             await self._copy_while_it_runs()
             hurry()
@@ -180,7 +183,22 @@ class _Run:
             await self.source.stream(disk, partial(target.receive, self.saga, disk))
             for disk in self.plan.target.disks
         ]
-        await together(self.source.release_last(), target.prove(self.saga, streamed))
+        digests = [each.digest for each in streamed]
+        await together(self.source.release_last(), target.prove(self.saga, digests))
+
+    async def _go_beside(self) -> None:
+        """The target stands before its source stops, and takes what is read for the vault."""
+        target = self._target()
+        await self._phase("target")
+        await target.make(self.saga)
+        await self._look_again()
+        await self._phase("cutover")
+        await self.source.stop()
+        await together(self._phase("copying"), self.source.copy_beside(target))
+        target.holds = PointId(self._point)
+        self.arrived = True
+        release = self.source.release_last()
+        await together(self._phase("acceptance"), release, self._accept(target))
 
     async def _cut_over(self, base: UUID | None) -> None:
         """The source is off, and its last bytes are at the target and proven.
@@ -339,7 +357,7 @@ class _Run:
             self.downtime = workflow.now() - self.source.down_since
         await unstoppable(given_up(self.source.at("retire source")))
         await unstoppable(self.source.tidy())
-        if not self.plan.passes.direct:
+        if not self.plan.passes.early:
             await unstoppable(target.remove_images())
         if self.before_last is not None:
             point = str(self.before_last)
@@ -374,6 +392,11 @@ class _Run:
             **({"passes": [asdict(each) for each in self.source.passes()]} if warm else {}),
         }
 
+    @property
+    def _point(self) -> UUID:
+        """What was copied last, or will be."""
+        return self.source.point or derived(self.work.operation, "point")
+
     async def _phase(self, name: str) -> None:
         await record(RecordActivities.phase, Phase(operation=str(self.work.operation), phase=name))
 
@@ -382,20 +405,27 @@ class _Run:
         if self.target is None:
             sources: tuple[DiskBytes | None, ...] = tuple(
                 DiskBytes(
-                    point=self.source.point or derived(self.work.operation, "point"),
+                    point=self._point,
                     disk=index,
                     domain=self.source.domain,
                     digest=copied.digest,
                 )
                 for index, copied in enumerate(self.source.copied)
             )
-            if self.plan.passes.direct:
+            if self.plan.passes.early:
                 sources = tuple(None for _ in self.plan.target.disks)
             self.target = Target(self.work, self.plan.target, sources, self._retain, isolated=True)
         return self.target
 
     async def _retain(self, kind: ArtefactKind, at: At) -> None:
-        """Nothing copied is destroyed by unwinding: it is stopped, cut off and written down."""
+        """Nothing copied is destroyed by unwinding: it is stopped, cut off and written down.
+
+        What was made empty, and never written to, goes.
+        """
+        made = self.target
+        if made is not None and made.empty and self.plan.passes.beside:
+            await removed(kind, at)
+            return
         if kind is ArtefactKind.INSTANCE:
             off = SetPower(
                 at=At(work=at.work, site=at.site, artefact=at.artefact, step="undo: target off"),

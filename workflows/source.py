@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from temporalio import workflow
@@ -20,11 +20,12 @@ from controlplane.planning.passes import PassDone, rest
 from controlplane.services.freezing import FROZEN
 from controlplane.vault.streaming import Streamed
 from workflows.activities.lookups import LookupActivities
+from workflows.activities.moving import Copied
 from workflows.activities.orders import At, Export, Fence, MakeSnapshot, Pause, SetPower
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
-from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
+from workflows.activities.transfer import CommitPoint, CopyDisk, TransferActivities
 from workflows.calls import ask, call, clean, copy, once_more, record, remove, undo, wait
 from workflows.failures import problem_of, reason_of
 from workflows.saga import Saga, Undo, together
@@ -33,6 +34,14 @@ from workflows.snapshot import Snapshot
 T = TypeVar("T")
 _STOP, _STOPPED = "stop source", "source stopped"
 _STILL_AT_LEAST, _MARGIN = timedelta(minutes=1), 5
+
+
+class Taker(Protocol):
+    """Whoever gets what is copied while it is read, and proves that it has it."""
+
+    async def take(self, saga: Saga, disk: DiskPlan, order: CopyDisk) -> Copied: ...
+
+    async def prove(self, saga: Saga, digests: Sequence[str]) -> None: ...
 
 
 class Source:
@@ -218,6 +227,10 @@ class Source:
         """All of it, or what changed since the last pass."""
         await self._copy("", self._last, (), snapshot=None, since=self._snapshot)
 
+    async def copy_beside(self, taker: Taker) -> None:
+        """All of it, into the vault and at the same time to whoever takes it."""
+        await self._copy("", self._last, (), snapshot=None, since=None, taker=taker)
+
     async def stream(
         self, disk: DiskPlan, receive: Callable[[At, str], Awaitable[Streamed]]
     ) -> Streamed:
@@ -279,8 +292,9 @@ class Source:
         *,
         snapshot: Snapshot | None,
         since: Snapshot | None,
+        taker: Taker | None = None,
     ) -> float:
-        """Every disk into `point`; seconds spent in reading them."""
+        """Every disk into `point`, and to the taker; seconds spent in reading them."""
         if not self.domain or not workflow.patched("2026-11-domain-once"):
             self.domain = await record(LookupActivities.domain_of, str(self.work.operation))
         copied: dict[int, Copied] = {}
@@ -307,7 +321,12 @@ class Source:
                 domain=self.domain,
                 base=self.point,
             )
-            copied[disk.index], took = await self._copy_disk(prepare, order, release, preparing)
+            take = partial(copy, TransferActivities.copy_disk)
+            if taker is not None:
+                take = partial(taker.take, self._saga, disk)
+            copied[disk.index], took = await self._copy_disk(
+                prepare, order, release, preparing, take
+            )
             reading.append(took)
 
         disks = self.plan.target.disks
@@ -317,7 +336,7 @@ class Source:
             for disk in disks:
                 await one(disk)
         done = tuple(copied[disk.index] for disk in disks)
-        await copy(
+        commit = copy(
             TransferActivities.commit_point,
             CommitPoint(
                 work=self.work,
@@ -327,6 +346,10 @@ class Source:
                 copied=done,
             ),
         )
+        if taker is None:
+            await commit
+        else:
+            await together(commit, taker.prove(self._saga, [each.digest for each in done]))
         if part:
             await self._release(label, part)
             for release in releases:
@@ -340,7 +363,12 @@ class Source:
             await wait(SiteActivities.release_export, self._export(step, disk, part))
 
     async def _copy_disk(
-        self, prepare: Export, order: CopyDisk, release: Undo, preparing: asyncio.Lock
+        self,
+        prepare: Export,
+        order: CopyDisk,
+        release: Undo,
+        preparing: asyncio.Lock,
+        take: Callable[[CopyDisk], Awaitable[Copied]],
     ) -> tuple[Copied, tuple[datetime, datetime]]:
         """The copy, and when it was read; sites make one export of an instance at a time."""
         began = workflow.now()
@@ -352,7 +380,7 @@ class Source:
         async def read() -> Copied:
             nonlocal began
             began = workflow.now()
-            return await copy(TransferActivities.copy_disk, order)
+            return await take(order)
 
         copied = await once_more("2026-11-export-again", export, read)
         return copied, (began, workflow.now())

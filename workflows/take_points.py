@@ -31,12 +31,12 @@ from workflows.activities.groups import (
     Taken,
     WaitFrozen,
 )
+from workflows.activities.moving import Copied
 from workflows.activities.orders import At, Export
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import (
     CommitGroup,
-    Copied,
     CopyDisk,
     GroupMember,
     TransferActivities,

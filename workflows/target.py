@@ -16,7 +16,7 @@ from controlplane.domain.plan import DiskPlan, Reuse, TargetPlan
 from controlplane.domain.site import CreateOrder
 from controlplane.vault.streaming import Streamed
 from workflows.activities.changes import ChangeActivities, ProveChanges, WriteChanges
-from workflows.activities.moving import Proof
+from workflows.activities.moving import Copied, Proof
 from workflows.activities.orders import (
     At,
     CloseImport,
@@ -31,8 +31,8 @@ from workflows.activities.records import RecordActivities, TakeOver
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
-from workflows.activities.straight import StraightActivities, StreamDisk
-from workflows.activities.transfer import Prove, TransferActivities
+from workflows.activities.straight import CopyBeside, StraightActivities, StreamDisk
+from workflows.activities.transfer import CopyDisk, Prove, TransferActivities
 from workflows.calls import call, copy, once_more, record, undo, wait
 from workflows.saga import Saga, Undo, together
 from workflows.staging import DiskBytes, Staging, Taken
@@ -45,6 +45,7 @@ class Target:
 
     `take_back` is the undo of everything made here: a move retains, provisioning removes. `holds`
     is the recovery point that its disks were proven to equal; None while that is not known.
+    `empty`: nobody was asked yet to write to the disks that were made empty.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Target:
         self.proofs: list[Proof] = []
         self.written = 0
         self.holds: PointId | None = None
+        self.empty = True
+        self._takes: dict[int, int] = {}
         self._seen: InstanceSeen | None = None
         self._reads_back: tuple[At, Undo] | None = None
         self._sources = sources
@@ -211,18 +214,35 @@ class Target:
         order = StreamDisk(
             at=self.at(step, "instance"), export=export, volume=volume, disk=disk.index
         )
-        shut = self._shut("", order)
+        self.empty = False
+        shut = self._shut(order.at, disk, volume)
         done = await saga.copying(copy(StraightActivities.stream_disk, order), undo=shut)
         saga.done_with(shut)
         self.written += done.bytes_written
         return done
 
-    async def prove(self, saga: Saga, streamed: Sequence[Streamed]) -> None:
+    async def take(self, saga: Saga, disk: DiskPlan, order: CopyDisk) -> Copied:
+        """What is copied goes into the disk that was made for it too.
+
+        A second time under another name: a writer's step has its own, and no two tries of it.
+        """
+        tries = self._takes[disk.index] = self._takes.get(disk.index, 0) + 1
+        volume = self._stands.disks[disk.index].volume
+        step = order.at.step if tries == 1 else f"{order.at.step} again"
+        beside = CopyBeside(at=self.at(step, "instance"), volume=volume, copy=order)
+        self.empty = False
+        shut = self._shut(beside.at, disk, volume)
+        done = await saga.copying(copy(StraightActivities.copy_beside, beside), undo=shut)
+        saga.done_with(shut)
+        self.written += done.bytes_written
+        return done
+
+    async def prove(self, saga: Saga, digests: Sequence[str]) -> None:
         """All of each disk is read back, and is what was read at the source."""
         seen = self._stands
-        for disk, made, read in zip(self.plan.disks, seen.disks, streamed, strict=True):
+        for disk, made, digest in zip(self.plan.disks, seen.disks, digests, strict=True):
             source = DiskSource(volume=made.volume, instance=seen.ref)
-            await self._prove(saga, disk, source, read.digest)
+            await self._prove(saga, disk, source, digest)
 
     async def _write_changes(
         self, saga: Saga, label: str, disk: DiskPlan, volume: str, *, base: UUID, point: UUID
@@ -235,7 +255,7 @@ class Target:
             base=base,
             point=point,
         )
-        shut = self._shut(label, order)
+        shut = self._shut(order.at, disk, volume, label)
         writing = copy(ChangeActivities.write_changes, order)
         if workflow.patched("2026-12-writing-heeds"):
             written = await saga.copying(writing, undo=shut)
@@ -244,12 +264,12 @@ class Target:
         saga.done_with(shut)
         return written
 
-    def _shut(self, label: str, order: WriteChanges | StreamDisk) -> Undo:
+    def _shut(self, writer: At, disk: DiskPlan, volume: str, label: str = "") -> Undo:
         """The undo of writing: whatever happens, nobody goes on."""
         close = CloseImport(
-            at=self.at(f"undo: {label}close writer {order.disk}", "instance"),
-            volume=order.volume,
-            writer=order.at.step,
+            at=self.at(f"undo: {label}close writer {disk.index}", "instance"),
+            volume=volume,
+            writer=writer.step,
         )
         return partial(undo, SnapshotActivities.close_import, close)
 

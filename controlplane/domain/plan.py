@@ -71,7 +71,7 @@ class PassPolicy:
     a snapshot; else each pass reads all of it. `seeded`: the target is made from the first pass and
     then follows by writing changes. `paused`: the last pass reads a source that is paused, because
     its change list dies with it. `direct`: the one pass of a stopped source goes straight into the
-    target, which is made before.
+    target, which is made before. `beside`: it goes into the vault and the target at the same time.
     """
 
     warm: bool = False
@@ -83,6 +83,12 @@ class PassPolicy:
     limit: timedelta | None = None
     cutover: Cutover = AT_ONCE
     direct: bool = False
+    beside: bool = False
+
+    @property
+    def early(self) -> bool:
+        """Whether the target is made, with empty disks, before its source stops."""
+        return self.direct or self.beside
 
     @property
     def method(self) -> Method:

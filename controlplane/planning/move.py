@@ -1,5 +1,7 @@
 """How an instance will change its site, and what stands against it."""
 
+from dataclasses import replace
+
 from controlplane.domain.fence import FenceLevel
 from controlplane.domain.finding import Finding
 from controlplane.domain.ids import SiteName
@@ -25,6 +27,8 @@ def move(facts: MoveFacts, wish: MoveWish) -> MovePlan:
     was_on = facts.seen is not None and facts.seen.power is Power.ON
     passes, pass_findings = _passes(facts, wish, runs=was_on)
     again, reuse_findings = reuse(target, facts.kept, disks, nics, direct=passes.direct)
+    if again is not None:
+        passes = replace(passes, beside=False)  # what is there takes changes only
     if again is not None and facts.kept and facts.kept.seen and wish.sku is None:
         size = facts.kept.seen.size  # as large as it was there
     checks, check_findings = course.acceptance(facts, wish)

@@ -58,7 +58,7 @@ def policy(
     useful = able and (seeded or tracked)
     # Of an instance that is off there is no downtime to save.
     if not runs or wish.method is Method.COLD or (wish.method is None and not useful):
-        return PassPolicy(), []
+        return PassPolicy(beside=seeded), []
     found: list[Finding] = []
     if not able:
         found.append(
@@ -131,7 +131,7 @@ def _quiescing(source: str, *, agent: bool | None) -> Finding:
 def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
     """What copying `size` bytes at `rate` takes; `calls` seconds pass in provider calls."""
     whole = size / rate
-    if passes.direct:
+    if passes.early:
         # Read and written at once, and read back; its target is made while the source runs.
         return Times(seconds=2 * whole + calls, downtime=2 * whole + calls / 2)
     if not passes.warm:

@@ -36,11 +36,12 @@ from controlplane.vault.vault import Vault
 from drivers.contract import DiskExport, Driver, require
 from tests.workflows.world import DISK, HOME, TENANT, BytesDisk, World, content, now
 from workflows.activities.changes import ChangeActivities, WriteChanges
+from workflows.activities.moving import Copied
 from workflows.activities.orders import At, CloseImport, SetPower
 from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Steps, Work
-from workflows.activities.transfer import CommitPoint, Copied, CopyDisk, TransferActivities
+from workflows.activities.transfer import CommitPoint, CopyDisk, TransferActivities
 from workflows.connections import Connect
 from workflows.failures import reason_of
 from workflows.target import POWER_ON

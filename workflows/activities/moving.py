@@ -7,17 +7,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
+from uuid import UUID
 
 from temporalio import activity
 from temporalio.exceptions import CancelledError
 
 from controlplane.domain.disk import BlockReader, BlockWriter
 from controlplane.domain.errors import Conflict
-from controlplane.domain.ids import OperationId
+from controlplane.domain.ids import OperationId, PointId
 from controlplane.domain.operation import Progress
 from controlplane.services.bandwidth import Bandwidth, Pace, PacedReader, PacedWriter
 from controlplane.store.engine import Store
-from controlplane.vault.nouns import CopyProgress, CopyStopped
+from controlplane.vault.nouns import CopyProgress, CopyStopped, Into
 from controlplane.vault.vault import Vault
 from drivers.contract import DiskExport, DiskImport, require
 from workflows.activities.orders import At
@@ -35,6 +36,23 @@ class Proof:
     expected: str
     found: str
     bytes_read: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What a copy into the vault did: sizes in bytes, the digest of the disk's whole length.
+
+    `bytes_written` went to a target at the same time.
+    """
+
+    disk: int
+    size: int
+    digest: str
+    bytes_read: int
+    bytes_new: int
+    bytes_stored: int
+    attempt: int
+    bytes_written: int = 0
 
 
 class Mover:
@@ -73,6 +91,50 @@ class Mover:
                     at=self._clock(),
                 )
             )
+
+    def _into_vault(
+        self,
+        reader: BlockReader,
+        *,
+        operation: OperationId,
+        what: str,
+        point: UUID,
+        disk: int,
+        domain: str,
+        base: UUID | None = None,
+        into: Into | None = None,
+        beats: bool = True,
+    ) -> Copied:
+        """Each progress is a heartbeat too, unless something else `beats` and says more."""
+        attempt = activity.info().attempt
+
+        def progress(seen: CopyProgress) -> None:
+            if beats:
+                activity.heartbeat()
+            self._note(operation, what, seen.done, seen.total, seen.fresh)
+
+        with stopping():
+            done = self._vault.copy(
+                reader,
+                point=PointId(point),
+                disk=disk,
+                domain=domain,
+                subject=what,
+                attempt=attempt,
+                progress=progress,
+                cancelled=activity.is_cancelled,
+                base=None if base is None else PointId(base),
+                into=into,
+            )
+        return Copied(
+            disk=disk,
+            size=done.size,
+            digest=done.digest,
+            bytes_read=done.bytes_read,
+            bytes_new=done.bytes_new,
+            bytes_stored=done.bytes_stored,
+            attempt=attempt,
+        )
 
     @contextmanager
     def _export(self, at: At, meter: Meter, says: Says = tuple) -> Iterator[BlockReader]:

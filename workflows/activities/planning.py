@@ -384,8 +384,9 @@ def _measured(tx: Tx, source: str, target: str) -> Rate:
                 # It waited for people, and read far more than once: only the reading tells.
                 seconds = sum(s.copy_seconds for s in steps if _READING.search(s.name))
             else:
-                # Read, brought and read back; straight over, two of these are one.
-                times = 2 if op.result.get("method") == Method.DIRECT else 3
+                # Read, brought and read back; two of them are one where the target stood before.
+                passes = cast("dict[str, object]", plan.get("passes") or {})
+                times = 2 if passes.get("direct") or passes.get("beside") else 3
                 seconds = sum(s.copy_seconds + s.provider_seconds for s in steps) / times
             if seconds > 0 and size > 0:
                 return Rate(bytes_per_second=size / seconds, seen=f"{op.ended_at:%d %b %Y}")

@@ -1,15 +1,16 @@
-"""The step of a direct move: a disk goes from the source straight into the target's."""
+"""Steps that write at the target what they read at the source, at the same time."""
 
 import contextvars
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from temporalio import activity
 
-from controlplane.vault.nouns import CopyProgress
+from controlplane.vault.nouns import CopyProgress, Into, Written
 from controlplane.vault.streaming import Reached, Streamed, stream
-from workflows.activities.moving import Mover, stopping
+from workflows.activities.moving import Copied, Mover, stopping
 from workflows.activities.orders import At
+from workflows.activities.transfer import CopyDisk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,56 @@ class StreamDisk:
     disk: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyBeside:
+    """What `copy` reads goes into `volume` of the stopped instance `at` too."""
+
+    at: At
+    volume: str
+    copy: CopyDisk
+
+
 class StraightActivities(Mover):
-    """What is read at one site is written at another, and kept nowhere."""
+    """What is read at one site is written at another; a copy in the vault is kept, or none."""
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def copy_beside(self, order: CopyBeside) -> Copied:
+        """Source to vault, and the volume becomes what the source is.
+
+        A successor goes on after the last sealed pack. What it does not read again comes from the
+        vault, unless this attempt's heartbeat says that it is at the target, durable.
+        """
+        at, what = order.at, order.copy
+        since = _written(activity.info().heartbeat_details)
+        said = [asdict(since)]
+        here = contextvars.copy_context()
+
+        def reached(now: Written) -> None:
+            said[:] = [asdict(now)]
+            here.run(activity.heartbeat, *said)
+
+        with self._steps.step(at.work.operation, at.step, copying=True, sole=True) as meter:
+            with (
+                meter.copying(),
+                self._export(what.at, meter, lambda: said) as reader,
+                self._writer(at, order.volume, meter, counted=True, says=lambda: said) as writer,
+            ):
+                copied = self._into_vault(
+                    reader,
+                    operation=at.work.operation,
+                    what=at.step,
+                    point=what.point,
+                    disk=what.disk,
+                    domain=what.domain,
+                    base=what.base,
+                    into=Into(writer=writer, since=since, reached=reached),
+                    beats=False,
+                )
+            written = int(said[0]["bytes"])
+            meter.message = (
+                f"{copied.bytes_read} bytes read, {copied.bytes_stored} stored, {written} written"
+            )
+            return replace(copied, bytes_written=written)
 
     @activity.defn(no_thread_cancel_exception=True)
     def stream_disk(self, order: StreamDisk) -> Streamed:
@@ -61,6 +110,15 @@ class StraightActivities(Mover):
                 )
             meter.message = f"{done.bytes_read} bytes read, {done.bytes_written} written"
             return done
+
+
+def _written(details: Any) -> Written:  # noqa: ANN401  # whatever a heartbeat carried
+    """What an earlier attempt of this activity had brought there."""
+    if not details:
+        return Written()
+    said = dict(details[0])
+    ranges = tuple((int(first), int(end)) for first, end in said["ranges"])
+    return Written(ranges=ranges, bytes=int(said["bytes"]))
 
 
 def _said(details: Any) -> Reached:  # noqa: ANN401  # whatever a heartbeat carried

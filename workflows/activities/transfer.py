@@ -37,7 +37,7 @@ from controlplane.vault.vault import Vault
 from drivers.contract import ImagePush, require
 from drivers.disks.image import fingerprint, image_file, read_image, served_as
 from drivers.disks.raw import ByteSource
-from workflows.activities.moving import Mover, Proof, beat, beating, stopping
+from workflows.activities.moving import Copied, Mover, Proof, beat, beating, stopping
 from workflows.activities.orders import At, StageImage
 from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Steps, Work
@@ -59,19 +59,6 @@ class CopyDisk:
     disk: int
     domain: str
     base: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copied:
-    """What a copy did: sizes in bytes, the digest of the disk's whole length."""
-
-    disk: int
-    size: int
-    digest: str
-    bytes_read: int
-    bytes_new: int
-    bytes_stored: int
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,40 +169,6 @@ class TransferActivities(Mover):
                 )
             meter.message = f"{copied.bytes_read} bytes read, {copied.bytes_stored} stored"
             return copied
-
-    def _into_vault(
-        self,
-        reader: BlockReader,
-        *,
-        operation: OperationId,
-        what: str,
-        point: UUID,
-        disk: int,
-        domain: str,
-        base: UUID | None = None,
-    ) -> Copied:
-        attempt = activity.info().attempt
-        with stopping():
-            done = self._vault.copy(
-                reader,
-                point=PointId(point),
-                disk=disk,
-                domain=domain,
-                subject=what,
-                attempt=attempt,
-                progress=lambda seen: self._progress(operation, what, seen),
-                cancelled=activity.is_cancelled,
-                base=None if base is None else PointId(base),
-            )
-        return Copied(
-            disk=disk,
-            size=done.size,
-            digest=done.digest,
-            bytes_read=done.bytes_read,
-            bytes_new=done.bytes_new,
-            bytes_stored=done.bytes_stored,
-            attempt=attempt,
-        )
 
     @activity.defn(no_thread_cancel_exception=True)
     def commit_point(self, order: CommitPoint) -> None:
