@@ -212,7 +212,11 @@ class Target:
         """What the export shows goes straight into the disk that was made for it."""
         volume = self._stands.disks[disk.index].volume
         order = StreamDisk(
-            at=self.at(step, "instance"), export=export, volume=volume, disk=disk.index
+            at=self.at(step, "instance"),
+            export=export,
+            volume=volume,
+            disk=disk.index,
+            blank=disk.blank,
         )
         self.empty = False
         shut = self._shut(order.at, disk, volume)
@@ -229,7 +233,9 @@ class Target:
         tries = self._takes[disk.index] = self._takes.get(disk.index, 0) + 1
         volume = self._stands.disks[disk.index].volume
         step = order.at.step if tries == 1 else f"{order.at.step} again"
-        beside = CopyBeside(at=self.at(step, "instance"), volume=volume, copy=order)
+        beside = CopyBeside(
+            at=self.at(step, "instance"), volume=volume, copy=order, blank=disk.blank
+        )
         self.empty = False
         shut = self._shut(beside.at, disk, volume)
         done = await saga.copying(copy(StraightActivities.copy_beside, beside), undo=shut)

@@ -147,6 +147,24 @@ class BlockWriter(Protocol):
     def close(self) -> None: ...
 
 
+class BlankWriter:
+    """A disk that was made with nothing but zeros, and that only one source is written to.
+
+    Its zeros are there already, and are not sent.
+    """
+
+    def __init__(self, writer: BlockWriter) -> None:
+        self._writer = writer
+        self.write, self.finish, self.close = writer.write, writer.finish, writer.close
+
+    @property
+    def size(self) -> int:
+        return self._writer.size
+
+    def zero(self, offset: int, length: int) -> None:
+        """There is nothing to do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """The exact earlier state that a change list is relative to, in the provider's own word."""

@@ -99,7 +99,10 @@ class PassPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPlan:
-    """One disk; sizes in bytes. `target_size` is rounded to the target's step."""
+    """One disk; sizes in bytes. `target_size` is rounded to the target's step.
+
+    `blank`: made empty, it reads as zeros at the target.
+    """
 
     index: int
     size: int
@@ -111,6 +114,7 @@ class DiskPlan:
     volume: str | None = None
     point: PointId | None = None
     point_disk: int = 0
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,8 @@ class Limits:
     """Facts of a provider kind, narrowed by a site where it can tell. Sizes in bytes.
 
     `buses` are those that disks can be wished on; empty: the site has one of its own for all.
-    `user_data` and `ssh_keys` tell whether a new instance is given them.
+    `user_data` and `ssh_keys` tell whether a new instance is given them; `blank` whether a disk
+    that is made empty reads as zeros, wherever the site puts it.
     """
 
     name_length: int
@@ -78,6 +79,7 @@ class Limits:
     buses: frozenset[DiskBus] = frozenset(DiskBus)
     user_data: bool = True
     ssh_keys: bool = True
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

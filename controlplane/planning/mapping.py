@@ -86,6 +86,7 @@ def disks(facts: MoveFacts) -> tuple[tuple[DiskPlan, ...], list[Finding]]:
             format=image_format(facts.target),
             delivery=way,
             volume=disk.volume,
+            blank=facts.target.limits.blank,
         )
         for index, disk in enumerate(seen)
     )

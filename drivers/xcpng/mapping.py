@@ -40,6 +40,7 @@ LIMITS = Limits(
     fence_level=FenceLevel.CANNOT_START,
     changes=Changes.TOLD,
     buses=frozenset(),
+    blank=True,
 )
 INSTANCE, VOLUME, IMAGE, SNAPSHOT, NETWORK, SEED = (
     "instance",

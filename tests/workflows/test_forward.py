@@ -180,7 +180,7 @@ async def test_what_may_have_been_started_is_never_left_behind(
 
 async def test_an_unproven_target_is_no_way_forward(client: Client, world: World) -> None:
     move = Stranded(client, world)
-    watch = FaultAt("copy_disk", 1, Fault.AFTER, then=move.goes_away)
+    watch = FaultAt("copy_beside", 1, Fault.AFTER, then=move.goes_away)
     op = await run(client, world, move.op, [watch])
     assert op.state is OperationState.NEEDS_ATTENTION
     assert all(step.name != DECISION for step in world.steps(op.id))

@@ -1,5 +1,8 @@
 """A cold move: happy, broken at every step, repeated at every step, cancelled anywhere.
 
+Where steps are counted, to a site that takes disks in only as whole images; `test_beside_move` has
+those to a site whose disks are written while the source is read.
+
 Each case is a whole story on a Temporal server; together they take a minute or two.
 """
 
@@ -120,7 +123,7 @@ OTHER_PARTS = {offset + 512: part[::-1] for offset, part in list(PARTS.items())[
 async def test_the_disks_of_an_instance_go_side_by_side(
     client: Client, tmp_path: Path, home: CreateOrder, away: CreateOrder
 ) -> None:
-    world = World.build(tmp_path, home=home, away=away)
+    world = World.build(tmp_path, home=home, away=away, whole_images=True)
     world.running_instance(PARTS, OTHER_PARTS)
     op = await run(client, world, world.ask_move(), [Beside(2, "copy_disk", "publish")])
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
@@ -137,7 +140,7 @@ async def test_the_disks_of_an_instance_go_side_by_side(
 async def test_a_disk_that_fails_beside_another_leaves_the_home_as_it_was(
     client: Client, tmp_path: Path, activity: str, nth: int
 ) -> None:
-    world = World.build(tmp_path, home=ORDERS[0][0], away=ORDERS[0][1])
+    world = World.build(tmp_path, home=ORDERS[0][0], away=ORDERS[0][1], whole_images=True)
     world.running_instance(PARTS, OTHER_PARTS)
     op = await run(client, world, world.ask_move(), [FaultAt(activity, nth, Fault.AFTER)])
     assert op.state is OperationState.ROLLED_BACK, op.problem
@@ -205,7 +208,7 @@ CASES = [
 
 
 def made(tmp_path: Path, order: tuple[CreateOrder, CreateOrder]) -> World:
-    world = World.build(tmp_path, home=order[0], away=order[1])
+    world = World.build(tmp_path, home=order[0], away=order[1], whole_images=True)
     world.running_instance(PARTS)
     return world
 
@@ -410,8 +413,8 @@ async def test_a_missed_deadline_rolls_back(
     assert_home_as_before(world)
 
 
-async def test_a_flipped_byte_at_the_target_fails_the_move(client: Client, world: World) -> None:
-    world.running_instance(PARTS)
+async def test_a_flipped_byte_at_the_target_fails_the_move(client: Client, tmp_path: Path) -> None:
+    world = made(tmp_path, ORDERS[0])
 
     def flip() -> None:
         with world.away.lock:
@@ -424,6 +427,7 @@ async def test_a_flipped_byte_at_the_target_fails_the_move(client: Client, world
     assert op.problem is not None
     assert op.problem.code == "integrity"
     assert_home_as_before(world)
+    world.close()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -469,7 +473,7 @@ async def test_an_image_that_a_site_did_not_get_is_tried_again(
     client: Client, tmp_path: Path, breaks: int
 ) -> None:
     """As when the image gateway dies in the middle; after the third time the move goes back."""
-    world = World.build(tmp_path)
+    world = World.build(tmp_path, whole_images=True)
     world.running_instance(PARTS)
     left = iter(range(breaks))
 

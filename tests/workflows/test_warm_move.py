@@ -14,11 +14,10 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
-from temporalio.exceptions import CancelledError
 from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import MIB, BlockWriter
+from controlplane.domain.disk import MIB
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.finding import Severity
 from controlplane.domain.ids import ArtefactId
@@ -26,22 +25,22 @@ from controlplane.domain.instance import Trait, TraitSeen
 from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.planning import passes
+from controlplane.vault.nouns import CopyStopped
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import (
     Steps,
-    cancelled,
     counted,
     crossing,
     in_their_order,
     run,
     run_and_cancel,
 )
+from tests.workflows.running import cancelled as cancelled_by_somebody
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
-from workflows.activities.changes import ChangeActivities
+from workflows.activities import changes
 from workflows.activities.control import WAITING
-from workflows.activities.moving import beat
 from workflows.move_instance import MoveInstance
 
 PARTS = content(1)
@@ -318,23 +317,24 @@ async def test_a_cancel_in_the_middle_of_writing_changes_ends_it(
     world = made(tmp_path)
     guest, op, loop = Guest(world), world.ask_move(**WARM), asyncio.get_running_loop()
     ended: list[type[BaseException]] = []
-    write = ChangeActivities._write
+    write = changes.bring
 
-    def long(self: ChangeActivities, writer: BlockWriter, *more: Any) -> None:
-        asyncio.run_coroutine_threadsafe(cancelled(client, world, op), loop)
+    def long(*brought: Any, cancelled: Callable[[], bool], **more: Any) -> None:
+        asyncio.run_coroutine_threadsafe(cancelled_by_somebody(client, world, op), loop)
+        for _ in range(400):  # twenty seconds, when nobody tells it to stop
+            if cancelled():
+                break
+            time.sleep(0.05)
         try:
-            for _ in range(400):  # twenty seconds, when nobody tells it to stop
-                beat()
-                time.sleep(0.05)
+            write(*brought, cancelled=cancelled, **more)
         except BaseException as stopped:
             ended.append(type(stopped))
             raise
-        write(self, writer, *more)
 
-    monkeypatch.setattr(ChangeActivities, "_write", long)
+    monkeypatch.setattr(changes, "bring", long)
     op = await run(client, world, op, [guest.after("prove")])
     assert op.state is OperationState.CANCELLED, op.problem
-    assert ended == [CancelledError]
+    assert ended == [CopyStopped]
     assert_home_as_before(world)
     assert_no_snapshot(world)
     assert not world.away.writers

@@ -43,7 +43,7 @@ from controlplane.domain.operation import Operation, OperationKind, Step
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.placement import Placement
 from controlplane.domain.resource import Kind, Resource, ResourceKey, State
-from controlplane.domain.site import CreateOrder
+from controlplane.domain.site import Capability, CreateOrder
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.memory import MemoryKeys
 from controlplane.keys.port import SigningPurpose
@@ -182,7 +182,9 @@ class World:
         *,
         home: CreateOrder = CreateOrder.DISKS_FIRST,
         away: CreateOrder = CreateOrder.INSTANCE_FIRST,
+        whole_images: bool = False,
     ) -> "World":
+        """With `whole_images` nobody can write to a disk of the site that is moved to."""
         forget_sites()
         store = migrated(folder)
         agent = LocalAgent(RootKey(root=uuid4(), material=bytes(range(32))))
@@ -201,6 +203,8 @@ class World:
         )
         world.home.fetch = world.away.fetch = world.fetch
         world._register()
+        if whole_images:
+            world.away.lacking = {Capability.DISK_IMPORT: "not here"}
         return world
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import Any
 
 from temporalio import activity
 
+from controlplane.domain.disk import BlankWriter
 from controlplane.vault.nouns import CopyProgress, Into, Written
 from controlplane.vault.streaming import Reached, Streamed, stream
 from workflows.activities.moving import Copied, Mover, stopping
@@ -15,21 +16,26 @@ from workflows.activities.transfer import CopyDisk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDisk:
-    """All that `export` shows, into `volume` of the stopped instance `at`."""
+    """All that `export` shows, into `volume` of the stopped instance `at`.
+
+    `blank`: what was not written to it yet reads as zeros.
+    """
 
     at: At
     export: At
     volume: str
     disk: int
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyBeside:
-    """What `copy` reads goes into `volume` of the stopped instance `at` too."""
+    """What `copy` reads goes into `volume` of the stopped instance `at` too; `blank` as above."""
 
     at: At
     volume: str
     copy: CopyDisk
+    blank: bool = False
 
 
 class StraightActivities(Mover):
@@ -65,7 +71,11 @@ class StraightActivities(Mover):
                     disk=what.disk,
                     domain=what.domain,
                     base=what.base,
-                    into=Into(writer=writer, since=since, reached=reached),
+                    into=Into(
+                        writer=BlankWriter(writer) if order.blank else writer,
+                        since=since,
+                        reached=reached,
+                    ),
                     beats=False,
                 )
             written = int(said[0]["bytes"])
@@ -102,7 +112,7 @@ class StraightActivities(Mover):
             ):
                 done = stream(
                     reader,
-                    writer,
+                    BlankWriter(writer) if order.blank else writer,
                     progress=progress,
                     cancelled=activity.is_cancelled,
                     reached=reached,
