@@ -20,11 +20,12 @@ _PASSES = (
 )  # fmt: skip
 _TAIL = (
     "fence source", "verify fence", "power on isolated", "target runs", "check 0 booted",
-    "switch", "connect", "retire source", "remove image 0",
+    "switch", "connect", "retire source",
 )  # fmt: skip
-_COLD = ("stop source", "export 0", "copy 0", "commit copy", "publish 0", "image 0", "image 0 in")
+_COLD = ("stop source", "export 0", "copy 0", "commit copy")
+_BY_IMAGE = ("publish 0", "image 0", "image 0 in")
 _DISKS_FIRST = ("volume 0", "read back 0", "proof 0", "instance")
-_INSTANCE_FIRST = ("instance", "instance ready", "read back 0", "proof 0")
+_READY = ("instance", "instance ready", "preflight again")
 _FOLLOWED = ("publish 0", "instance", "read back 0", "proof 0")
 _PAUSED = ("pause source", "export 0", "copy 0", "commit copy", "stop source")
 _CHANGED = ("stop source", "copy 0", "last write changes 0", "last proof 0")
@@ -33,13 +34,15 @@ _CHANGED = ("stop source", "copy 0", "last write changes 0", "last proof 0")
 def story(method: str, home: str) -> tuple[str, ...]:
     """Steps of a move from `home` to the other site, in about their order."""
     to_proxmox = home == OPENSTACK
-    if method == "cold":
-        body = (*_COLD, *(_INSTANCE_FIRST if to_proxmox else _DISKS_FIRST))
+    if method == "cold" and to_proxmox:
+        body = (*_READY, *_COLD, "read back 0", "proof 0", *_TAIL)
+    elif method == "cold":
+        body = (*_COLD, *_BY_IMAGE, *_DISKS_FIRST, *_TAIL, "remove image 0")
     elif to_proxmox:
-        body = (*_PASSES, *_FOLLOWED, *_CHANGED)
+        body = (*_PASSES, *_FOLLOWED, *_CHANGED, *_TAIL, "remove image 0")
     else:
-        body = (*_PASSES, *_PAUSED, "publish 0", "image 0", "image 0 in", *_DISKS_FIRST)
-    return (_ASKED, "preflight", "lease", *body, *_TAIL)
+        body = (*_PASSES, *_PAUSED, *_BY_IMAGE, *_DISKS_FIRST, *_TAIL, "remove image 0")
+    return (_ASKED, "preflight", "lease", *body)
 
 
 @dataclass(frozen=True, kw_only=True)
