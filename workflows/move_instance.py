@@ -130,7 +130,7 @@ class _Run:
         if self.plan.passes.direct:
             await self._go_straight()
             return
-        if self.plan.passes.beside:
+        if self.plan.passes.beside and not self.plan.passes.warm:
             await self._go_beside()
             return
         if self.plan.passes.warm:
@@ -237,11 +237,14 @@ class _Run:
 
     async def _copy_while_it_runs(self) -> None:
         """Passes until the rest fits the budget and nobody objects to the cutover."""
-        await self._phase("full-copy")
-        await self.source.copy_running()
-        if self.plan.passes.seeded:
-            await self._phase("target")
-            await self._target().make(self.saga)
+        if self.plan.passes.beside:
+            await self._copy_first_beside()
+        else:
+            await self._phase("full-copy")
+            await self.source.copy_running()
+            if self.plan.passes.seeded:
+                await self._phase("target")
+                await self._target().make(self.saga)
         await self._phase("changes")
         while not (gate := await self._gate()).open:
             if self._following() is not Next.PASS:
@@ -250,6 +253,15 @@ class _Run:
                     continue
                 await self._phase("changes")
             await self._pass()
+
+    async def _copy_first_beside(self) -> None:
+        target = self._target()
+        await self._phase("target")
+        await target.make(self.saga)
+        await self._phase("full-copy")
+        await self.source.copy_running(target)
+        await target.prove(self.saga, [each.digest for each in self.source.copied])
+        target.holds = PointId(self._point)
 
     async def _pass(self) -> None:
         base, number = self.source.point, len(self.source.passes())

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import count
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -185,7 +186,7 @@ class Source:
         """What the last pass read is at the target, written and proven in so long."""
         self._passes[-1].bringing = took.total_seconds()
 
-    async def copy_running(self) -> None:
+    async def copy_running(self, taker: Taker | None = None) -> None:
         """One pass: a snapshot of the running source, and what changed since the one before."""
         number, began = len(self._passes), workflow.now()
         before, self._snapshot = self._snapshot, await self._take(number)
@@ -195,6 +196,7 @@ class Source:
             ("pass", number),
             snapshot=self._snapshot,
             since=before,
+            taker=taker,
         )
         whole = workflow.now() - began
         if before is not None:
@@ -228,8 +230,8 @@ class Source:
         await self._copy("", self._last, (), snapshot=None, since=self._snapshot)
 
     async def copy_beside(self, taker: Taker) -> None:
-        """All of it, into the vault and at the same time to whoever takes it."""
-        await self._copy("", self._last, (), snapshot=None, since=None, taker=taker)
+        """All of it, into the vault and to whoever takes it, who proves it beside the commit."""
+        await self._copy("", self._last, (), snapshot=None, since=None, taker=taker, proven=True)
 
     async def stream(
         self, disk: DiskPlan, receive: Callable[[At, str], Awaitable[Streamed]]
@@ -293,6 +295,7 @@ class Source:
         snapshot: Snapshot | None,
         since: Snapshot | None,
         taker: Taker | None = None,
+        proven: bool = False,
     ) -> float:
         """Every disk into `point`, and to the taker; seconds spent in reading them."""
         if not self.domain or not workflow.patched("2026-11-domain-once"):
@@ -346,10 +349,10 @@ class Source:
                 copied=done,
             ),
         )
-        if taker is None:
-            await commit
-        else:
+        if taker is not None and proven:
             await together(commit, taker.prove(self._saga, [each.digest for each in done]))
+        else:
+            await commit
         if part:
             await self._release(label, part)
             for release in releases:
@@ -371,7 +374,7 @@ class Source:
         take: Callable[[CopyDisk], Awaitable[Copied]],
     ) -> tuple[Copied, tuple[datetime, datetime]]:
         """The copy, and when it was read; sites make one export of an instance at a time."""
-        began = workflow.now()
+        began, rounds = workflow.now(), count()
 
         async def export() -> None:
             async with preparing:
@@ -380,7 +383,7 @@ class Source:
         async def read() -> Copied:
             nonlocal began
             began = workflow.now()
-            return await take(order)
+            return await take(replace(order, round=next(rounds)))
 
         copied = await once_more("2026-11-export-again", export, read)
         return copied, (began, workflow.now())

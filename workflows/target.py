@@ -63,7 +63,6 @@ class Target:
         self.written = 0
         self.holds: PointId | None = None
         self.empty = True
-        self._takes: dict[int, int] = {}
         self._seen: InstanceSeen | None = None
         self._reads_back: tuple[At, Undo] | None = None
         self._sources = sources
@@ -228,11 +227,10 @@ class Target:
     async def take(self, saga: Saga, disk: DiskPlan, order: CopyDisk) -> Copied:
         """What is copied goes into the disk that was made for it too.
 
-        A second time under another name: a writer's step has its own, and no two tries of it.
+        A later round has a name of its own: each writer is of one step.
         """
-        tries = self._takes[disk.index] = self._takes.get(disk.index, 0) + 1
         volume = self._stands.disks[disk.index].volume
-        step = order.at.step if tries == 1 else f"{order.at.step} again"
+        step = f"{order.at.step} again" if order.round else order.at.step
         beside = CopyBeside(
             at=self.at(step, "instance"), volume=volume, copy=order, blank=disk.blank
         )

@@ -99,6 +99,7 @@ def policy(
             budget=min(BUDGET, limit or BUDGET) if tracked else None,
             tracked=tracked,
             seeded=seeded,
+            beside=seeded,
             paused=paused,
             limit=limit if tracked else None,
             cutover=wish.cutover,
@@ -131,7 +132,7 @@ def _quiescing(source: str, *, agent: bool | None) -> Finding:
 def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
     """What copying `size` bytes at `rate` takes; `calls` seconds pass in provider calls."""
     whole = size / rate
-    if passes.early:
+    if passes.early and not passes.warm:
         # Read and written at once, and read back; its target is made while the source runs.
         return Times(seconds=2 * whole + calls, downtime=2 * whole + calls / 2)
     if not passes.warm:
@@ -142,7 +143,8 @@ def times(passes: PassPolicy, size: int, rate: float, calls: float) -> Times:
         last = min(_READ_WRITTEN_PROVEN * whole, passes.budget.total_seconds())
     brought = STOP_AND_START_SECONDS if passes.seeded else 2 * whole + calls / 2
     downtime = last + brought
+    first = (2 if passes.beside else 3) * whole
     return Times(
-        seconds=3 * whole + (whole if not passes.tracked else last) + calls + downtime,
+        seconds=first + (whole if not passes.tracked else last) + calls + downtime,
         downtime=downtime,
     )

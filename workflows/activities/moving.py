@@ -27,6 +27,7 @@ from workflows.connections import Connect
 
 Says = Callable[[], Sequence[object]]
 _BEAT = 0.1
+_ATTEMPTS = 1_000_000
 CALLS = timedelta(minutes=1)
 
 
@@ -102,11 +103,13 @@ class Mover:
         disk: int,
         domain: str,
         base: UUID | None = None,
+        round_: int = 0,
         into: Into | None = None,
         beats: bool = True,
     ) -> Copied:
         """Each progress is a heartbeat too, unless something else `beats` and says more."""
-        attempt = activity.info().attempt
+        # None of an earlier round counts as later than one of this.
+        attempt = round_ * _ATTEMPTS + activity.info().attempt
 
         def progress(seen: CopyProgress) -> None:
             if beats:

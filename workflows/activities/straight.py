@@ -71,6 +71,7 @@ class StraightActivities(Mover):
                     disk=what.disk,
                     domain=what.domain,
                     base=what.base,
+                    round_=what.round,
                     into=Into(
                         writer=BlankWriter(writer) if order.blank else writer,
                         since=since,

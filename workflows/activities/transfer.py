@@ -51,7 +51,8 @@ _PIECE = MIB
 class CopyDisk:
     """Copy what the export `at` shows into disk number `disk` of `point`.
 
-    What the export calls unchanged is as in `base`.
+    What the export calls unchanged is as in `base`. `round` counts how often it was begun anew
+    before, each time with attempts of its own.
     """
 
     at: At
@@ -59,6 +60,7 @@ class CopyDisk:
     disk: int
     domain: str
     base: UUID | None = None
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,7 @@ class TransferActivities(Mover):
                     disk=order.disk,
                     domain=order.domain,
                     base=order.base,
+                    round_=order.round,
                 )
             meter.message = f"{copied.bytes_read} bytes read, {copied.bytes_stored} stored"
             return copied
