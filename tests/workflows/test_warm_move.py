@@ -49,23 +49,21 @@ FIRST, LAST = CreateOrder.DISKS_FIRST, CreateOrder.INSTANCE_FIRST
 # The activities of a warm move up to its cutover; a pass after the first is one of changes.
 STEPS: Steps = counted(
     [
-        *("begin", "plan_move", "take_lease", "phase"),
-        *("create_snapshot", "wait_snapshot"),
-        *("domain_of", "prepare_export", "copy_disk", "commit_point", "release_export"),
-        *("phase", "publish", "pull_image", "wait_image"),
-        *("create_instance", "wait_instance", "prepare_export", "prove", "release_export"),
-        *("phase", "gate"),
+        *("begin", "plan_move", "take_lease", "phase", "create_instance", "wait_instance"),
+        *("phase", "create_snapshot", "wait_snapshot"),
+        *("domain_of", "prepare_export", "copy_beside", "commit_point", "release_export"),
+        *("prepare_export", "prove", "release_export", "phase", "gate"),
         *("create_snapshot", "wait_snapshot"),
         *("prepare_export", "copy_disk", "commit_point", "release_export"),
         *("remove", "write_changes", "prepare_export", "prove_changes", "release_export"),
         *("forget_point", "gate", "look_again"),
     ]
 )
-# What a cold move does as well, `test_move_instance` breaks before its effect and repeats.
+# What a cold move does as well, `test_beside_move` breaks before its effect and repeats.
 OURS: Steps = [
     step
     for step in STEPS[3:]
-    if step[0] not in {"publish", "pull_image", "wait_image", "create_instance", "wait_instance"}
+    if step[0] not in {"create_instance", "wait_instance", "copy_beside"}
     and step not in {("prepare_export", 2), ("prove", 1), ("release_export", 2)}
 ]
 BROKEN = [*product(STEPS, [Fault.AFTER]), *product(OURS, [Fault.BEFORE])]
@@ -87,7 +85,7 @@ PAUSED: Steps = [
     ("create_snapshot", 3),
     ("wait_snapshot", 3),
     ("prepare_export", 5),
-    ("copy_disk", 3),
+    ("copy_disk", 2),
     ("commit_point", 3),
 ]
 STOPPED: Steps = [("keep_paused", 1), ("set_power", 1), ("wait_power", 1), ("fence", 1)]
@@ -143,7 +141,7 @@ async def test_what_is_written_on_the_way_arrives(
 ) -> None:
     world = made(tmp_path, home=home, changes=changes)
     guest = Guest(world)
-    writes = [guest.after("copy_disk"), guest.after("prove"), guest.after("gate")]
+    writes = [guest.after("copy_beside"), guest.after("prove"), guest.after("gate")]
     op = await run(client, world, world.ask_move(**WARM), writes)
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
     assert len(guest.parts) == len(PARTS) + 3
@@ -231,7 +229,7 @@ async def test_the_first_attempt_of_every_step_may_die(
     world = made(tmp_path, home=home, changes=changes)
     guest = Guest(world)
     dying = FirstTriesDie(fault)
-    op = await run(client, world, world.ask_move(**WARM), [dying, guest.after("copy_disk")])
+    op = await run(client, world, world.ask_move(**WARM), [dying, guest.after("copy_beside")])
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
     assert len(dying.died) >= len(STEPS)
     assert_followed(world, guest)
@@ -385,7 +383,7 @@ async def test_a_new_blocker_before_the_cutover_stops_nothing_but_the_move(
     client: Client, tmp_path: Path
 ) -> None:
     world = made(tmp_path)
-    locked = FaultAt("copy_disk", 1, None, then=hold(world, Trait.LOCKED))
+    locked = FaultAt("copy_beside", 1, None, then=hold(world, Trait.LOCKED))
     before = powered(world)
     op = await run(client, world, world.ask_move(**WARM), [locked])
     assert op.state is OperationState.ROLLED_BACK
@@ -403,7 +401,7 @@ async def test_a_warning_that_is_new_does_not_stop_the_cutover(
 ) -> None:
     world = made(tmp_path)
     guest = Guest(world)
-    placed = FaultAt("copy_disk", 1, None, then=hold(world, Trait.PLACEMENT))
+    placed = FaultAt("copy_beside", 1, None, then=hold(world, Trait.PLACEMENT))
     op = await run(client, world, world.ask_move(**WARM), [placed, guest.after("prove")])
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
     assert_followed(world, guest)
@@ -513,7 +511,7 @@ async def test_a_source_that_stayed_paused_goes_on_when_the_move_is_mended(
     client: Client, tmp_path: Path
 ) -> None:
     world = made(tmp_path, changes="while-alive")
-    faults = [FaultAt("copy_disk", 3, Fault.BEFORE), FaultAt("resume", 1, Fault.BEFORE)]
+    faults = [FaultAt("copy_disk", 2, Fault.BEFORE), FaultAt("resume", 1, Fault.BEFORE)]
     op = await run(client, world, world.ask_move(**WARM), faults)
     assert op.state is OperationState.NEEDS_ATTENTION
     mended = await mend(client, world, op)
