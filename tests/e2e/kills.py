@@ -25,8 +25,8 @@ _TAIL = (
 _COLD = ("stop source", "export 0", "copy 0", "commit copy")
 _BY_IMAGE = ("publish 0", "image 0", "image 0 in")
 _DISKS_FIRST = ("volume 0", "read back 0", "proof 0", "instance")
-_READY = ("instance", "instance ready", "preflight again")
-_FOLLOWED = ("publish 0", "instance", "read back 0", "proof 0")
+_READY = ("instance", "instance ready")
+_PROVEN = ("read back 0", "proof 0")
 _PAUSED = ("pause source", "export 0", "copy 0", "commit copy", "stop source")
 _CHANGED = ("stop source", "copy 0", "last write changes 0", "last proof 0")
 
@@ -35,11 +35,11 @@ def story(method: str, home: str) -> tuple[str, ...]:
     """Steps of a move from `home` to the other site, in about their order."""
     to_proxmox = home == OPENSTACK
     if method == "cold" and to_proxmox:
-        body = (*_READY, *_COLD, "read back 0", "proof 0", *_TAIL)
+        body = (*_READY, "preflight again", *_COLD, *_PROVEN, *_TAIL)
     elif method == "cold":
         body = (*_COLD, *_BY_IMAGE, *_DISKS_FIRST, *_TAIL, "remove image 0")
     elif to_proxmox:
-        body = (*_PASSES, *_FOLLOWED, *_CHANGED, *_TAIL, "remove image 0")
+        body = (*_READY, *_PASSES, *_PROVEN, "preflight again", *_CHANGED, *_TAIL)
     else:
         body = (*_PASSES, *_PAUSED, *_BY_IMAGE, *_DISKS_FIRST, *_TAIL, "remove image 0")
     return (_ASKED, "preflight", "lease", *body)
