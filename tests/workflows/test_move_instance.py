@@ -21,12 +21,14 @@ from temporalio.client import Client
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import ImageSource
+from controlplane.domain.disk import BlockReader, ImageSource
+from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.ids import derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
 from controlplane.planning import course
+from controlplane.vault.vault import Vault
 from drivers.fake.driver import FakeInstanceFirstDriver
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, in_their_order, run, run_and_cancel
@@ -500,6 +502,40 @@ async def test_an_image_that_a_site_did_not_get_is_tried_again(
         assert {a.state for a in images} == {ArtefactState.RELEASED}
         assert len(names) == breaks
     assert len(images) == min(breaks + 1, 3)
+    world.close()
+
+
+class Lost:
+    """A disk that cannot be read any more, and why."""
+
+    def __init__(self, reader: BlockReader, error: Exception) -> None:
+        self._error = error
+        self.size, self.extents, self.close = reader.size, reader.extents, reader.close
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise self._error
+
+
+@pytest.mark.parametrize("whole_images", [True, False])
+@pytest.mark.usefixtures("impatient")
+async def test_an_export_that_is_lost_after_a_try_of_its_copy_is_prepared_once_more(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole_images: bool
+) -> None:
+    """The copy begins anew and counts its tries anew, and is not called older for that."""
+    errors = iter([Unavailable("away"), Unavailable("away"), NotFound("the export is gone")])
+    copy = Vault.copy
+
+    def breaking(self: Vault, reader: BlockReader, **more: Any) -> Any:
+        error = next(errors, None)
+        return copy(self, reader if error is None else Lost(reader, error), **more)
+
+    monkeypatch.setattr(Vault, "copy", breaking)
+    world = World.build(tmp_path, whole_images=whole_images)
+    world.running_instance(PARTS)
+    op = await run(client, world, world.ask_move())
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert next(errors, None) is None
+    assert_moved(world)
     world.close()
 
 
