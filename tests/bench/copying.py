@@ -29,6 +29,7 @@ from controlplane.domain.vault import DiskCopied
 from controlplane.store.engine import Store
 from controlplane.store.ports import StoredVault
 from controlplane.vault.local import LocalObjects
+from controlplane.vault.nouns import Into
 from controlplane.vault.vault import Vault
 from drivers.disks.raw import RawFile
 from tests.bench import disk as bench_disk
@@ -69,14 +70,14 @@ def _full(disk: Path, root: Path) -> Iterator[Result]:
     }
     commits: list[float] = []
     for _ in range(ROUNDS):
-        with _own(root) as own:
+        with own(root) as vault:
             began = monotonic()
-            copied = own.copy(disk)
+            copied = vault.copy(disk)
             took.setdefault("ours", []).append(monotonic() - began)
             began = monotonic()
-            own.commit(copied)
+            vault.commit(copied)
             commits.append(monotonic() - began)
-            stored["ours"] = _size(own.folder)
+            stored["ours"] = _size(vault.folder)
         for name, run in contenders.items():
             with _folder(root) as to:
                 began = monotonic()
@@ -118,9 +119,9 @@ def _incremental(disk: Path, root: Path) -> Iterator[Result]:
     took: Took = {}
     grown: dict[str, list[float]] = {}
     restic = shutil.which("restic") is not None
-    with _own(root) as told, _own(root) as compared, _folder(root) as repo:
-        for own in (told, compared):
-            own.commit(own.copy(disk))
+    with own(root) as told, own(root) as compared, _folder(root) as repo:
+        for each in (told, compared):
+            each.commit(each.copy(disk))
         if restic:
             _restic(disk, repo)
         for number in range(ROUNDS):
@@ -166,7 +167,7 @@ def _timed(
 
 
 @dataclass
-class _Own:
+class Own:
     """A vault over a database and a folder of its own."""
 
     vault: Vault
@@ -176,12 +177,12 @@ class _Own:
 
     def copy(self, disk: Path) -> PointId:
         point = PointId(uuid4())
-        self._copied(point, RawFile(disk), None)
+        self.copied(point, RawFile(disk), None)
         return point
 
     def again(self, reader: BlockReader) -> None:
         point = PointId(uuid4())
-        self._copied(point, reader, self.last)
+        self.copied(point, reader, self.last)
         self.commit(point)
 
     def commit(self, point: PointId) -> None:
@@ -191,11 +192,14 @@ class _Own:
         )  # fmt: skip
         self.last = point
 
-    def _copied(self, point: PointId, reader: BlockReader, base: PointId | None) -> DiskCopied:
+    def copied(
+        self, point: PointId, reader: BlockReader, base: PointId | None, into: Into | None = None
+    ) -> DiskCopied:
         try:
             return self.vault.copy(
-                reader, point=point, disk=0, domain=_DOMAIN, subject="disk 0", attempt=1, base=base
-            )
+                reader, point=point, disk=0, domain=_DOMAIN, subject="disk 0", attempt=1, base=base,
+                into=into,
+            )  # fmt: skip
         finally:
             reader.close()
 
@@ -219,7 +223,7 @@ class _Changed(RawFile):
 
 
 @contextmanager
-def _own(root: Path) -> Iterator[_Own]:
+def own(root: Path) -> Iterator[Own]:
     with _folder(root) as folder:
         store = Store(f"sqlite:///{folder}/fedctl.db")
         store.migrate()
@@ -229,7 +233,7 @@ def _own(root: Path) -> Iterator[_Own]:
             clock=lambda: datetime.now(UTC), index=folder / "index.db",
         )  # fmt: skip
         with vault:
-            yield _Own(vault, objects)
+            yield Own(vault, objects)
         store.close()
 
 
