@@ -121,6 +121,7 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         parts.append(("compute", f"{size['cpus']} vCPU / {units.size(size['memory'])}{sku}"))
     if target.get("firmware"):
         parts.append(("firmware", target["firmware"]))
+    passes = plan.get("passes") or {}
     for disk in target.get("disks", []):
         grown = disk["target_size"] - disk["size"]
         longer = f", {units.size(grown)} longer there" if grown else ""
@@ -129,11 +130,13 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         if target.get("reuse"):
             way = "the copy kept there is used: only changes are sent"
         form = f" as {disk['format']}"
-        if (plan.get("passes") or {}).get("direct"):
+        if passes.get("direct"):
             form, way = "", "written straight from the source"
+        elif passes.get("beside"):
+            form, way = "", "written while it is read for the vault"
         text = f"{units.size(disk['size'])}{form}{storage}{longer}; {way}"
         parts.append((f"disk {disk['index']}", text))
-    parts.append(("copy", _copying(plan.get("passes") or {})))
+    parts.append(("copy", _copying(passes)))
     for index, nic in enumerate(target.get("nics", [])):
         kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
         came = f" (was {nic['source_network']})" if nic.get("source_network") else ""
@@ -152,6 +155,8 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
 def _copying(passes: Doc) -> str:
     if passes.get("direct"):
         return "direct: the source is stopped while its disks go straight over and are proven"
+    if not passes.get("warm") and passes.get("beside"):
+        return "cold: the source is stopped while its disks are read, written there and proven"
     if not passes.get("warm"):
         return "cold: the source is stopped while its disks are read, sent and proven"
     then = "then what changed" if passes.get("tracked") else "then all of it once more"

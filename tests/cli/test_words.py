@@ -1,6 +1,7 @@
 """Units, bars and outcome texts as people read them."""
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from api.cli.session import Rows
 from api.cli.watch import progress_line, screen, step_line
 from controlplane.domain.errors import Invalid
 from controlplane.domain.plan import Method
+from controlplane.domain.site import Capability
 from controlplane.planning.digest import as_json
 from controlplane.planning.facts import MoveWish
 from controlplane.planning.move import move
@@ -183,12 +185,16 @@ def test_a_plan_names_in_one_line_what_could_not_be_looked_at():
 @pytest.mark.parametrize(
     ("method", "disk", "copy"),
     [
-        (Method.COLD, "20.0 GiB as qcow2-zstd; the site fetches it", "cold: the source is stopped"),
+        (Method.COLD, "20.0 GiB; written while it is read for the vault", "read, written there"),
         (Method.DIRECT, "20.0 GiB; written straight from the source", "direct: the source is"),
+        (None, "20.0 GiB as qcow2-zstd; the site fetches it", "imported at the cutover"),
     ],
 )
-def test_a_plan_says_which_way_the_bytes_go(method: Method, disk: str, copy: str):
-    plan = as_json(move(FACTS, MoveWish(method=method)))
+def test_a_plan_says_which_way_the_bytes_go(method: Method | None, disk: str, copy: str):
+    """Without a method it is to a site whose disks cannot be written to."""
+    less = FACTS.target.capabilities - ({Capability.DISK_IMPORT} if method is None else set())
+    facts = replace(FACTS, target=replace(FACTS.target, capabilities=less))
+    plan = as_json(move(facts, MoveWish(method=method)))
     text = plan_text("shop/web-1", {"status": {"plan": plan, "findings": []}})
     assert disk in text
     assert copy in text

@@ -7,6 +7,7 @@ import pytest
 from controlplane.domain.disk import GIB
 from controlplane.domain.finding import Severity, blocking
 from controlplane.domain.ids import ArtefactId, PointId
+from controlplane.domain.instance import Power
 from controlplane.domain.plan import Cutover, Method
 from controlplane.domain.site import Capability
 from controlplane.planning import course
@@ -60,16 +61,32 @@ def test_a_kept_copy_is_not_built_on() -> None:
     assert "makes no recovery point" in why.evidence
 
 
-def test_each_byte_goes_over_twice_instead_of_three_times() -> None:
+@pytest.mark.parametrize("method", [Method.COLD, Method.DIRECT])
+def test_each_byte_goes_over_twice_instead_of_three_times(method: Method) -> None:
+    """Where the target's disks can be written to while the source is read, by the vault or not."""
     assert FACTS.seen is not None
     large = replace(FACTS.seen, disks=(replace(FACTS.seen.disks[0], size=400 * GIB),))
-    cold, straight = (
-        move(replace(FACTS, seen=large), MoveWish(method=method)).estimate
-        for method in (Method.COLD, Method.DIRECT)
-    )
+    whole = FACTS.target.capabilities - {Capability.DISK_IMPORT}
+    facts = replace(FACTS, seen=large)
+    by_image = replace(facts, target=replace(FACTS.target, capabilities=whole))
+    here = move(facts, MoveWish(method=method)).estimate
+    there = move(by_image, MoveWish(method=Method.COLD)).estimate
     calls = course.PROVIDER_CALLS_SECONDS
-    assert straight.seconds - calls == pytest.approx((cold.seconds - calls) * 2 / 3, abs=1)
-    assert straight.downtime_seconds < cold.downtime_seconds
+    assert here.seconds - calls == pytest.approx((there.seconds - calls) * 2 / 3, abs=1)
+    assert here.downtime_seconds < there.downtime_seconds
+
+
+def test_a_copy_that_stayed_takes_changes_only() -> None:
+    assert FACTS.seen is not None
+    assert move(FACTS, MoveWish(method=Method.COLD)).passes.beside
+    kept = Kept(
+        copy=ArtefactId(FACTS.instance), was_home=True, holds=PointId(FACTS.instance), stands=True,
+        seen=replace(FACTS.seen, power=Power.OFF),
+    )  # fmt: skip
+    for method in (Method.COLD, Method.WARM):
+        plan = move(replace(FACTS, kept=kept), MoveWish(method=method))
+        assert plan.target.reuse is not None
+        assert not plan.passes.beside
 
 
 def test_who_agreed_to_one_way_did_not_agree_to_the_other() -> None:

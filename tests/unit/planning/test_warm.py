@@ -94,7 +94,7 @@ def test_the_budget_follows_the_downtime_that_is_allowed():
 
 
 def test_downtime_is_told_for_what_it_is():
-    """Least where changes are told and the target follows, most where it is cold."""
+    """Least where changes are told and the target follows, most where it is cold and by an image."""
     rate, size = 50 * MIB, 4 * GIB
     downs = [
         times(policy(site("a", changes=c), site("b", without=w), WarmWish(method=m), runs=True)[0],
@@ -102,8 +102,9 @@ def test_downtime_is_told_for_what_it_is():
         for c, w, m in (
             (Changes.TOLD, None, None),
             (Changes.UNTOLD, None, None),
-            (Changes.TOLD, Capability.DISK_IMPORT, None),
             (Changes.TOLD, None, Method.COLD),
+            (Changes.TOLD, Capability.DISK_IMPORT, None),
+            (Changes.TOLD, Capability.DISK_IMPORT, Method.COLD),
         )
     ]  # fmt: skip
     assert downs == sorted(downs)
