@@ -123,19 +123,7 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
         parts.append(("firmware", target["firmware"]))
     passes = plan.get("passes") or {}
     for disk in target.get("disks", []):
-        grown = disk["target_size"] - disk["size"]
-        longer = f", {units.size(grown)} longer there" if grown else ""
-        storage = f" on {disk['storage']}" if disk.get("storage") else ""
-        way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
-        if target.get("reuse"):
-            way = "the copy kept there is used: only changes are sent"
-        form = f" as {disk['format']}"
-        if passes.get("direct"):
-            form, way = "", "written straight from the source"
-        elif passes.get("beside"):
-            form, way = "", "written while it is read for the vault"
-        text = f"{units.size(disk['size'])}{form}{storage}{longer}; {way}"
-        parts.append((f"disk {disk['index']}", text))
+        parts.append((f"disk {disk['index']}", _disk(disk, passes, kept=bool(target.get("reuse")))))
     parts.append(("copy", _copying(passes)))
     for index, nic in enumerate(target.get("nics", [])):
         kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
@@ -150,6 +138,21 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
     if plan.get("return_path"):
         parts.append(("return", plan["return_path"]))
     return parts
+
+
+def _disk(disk: Doc, passes: Doc, *, kept: bool) -> str:
+    grown = disk["target_size"] - disk["size"]
+    longer = f", {units.size(grown)} longer there" if grown else ""
+    storage = f" on {disk['storage']}" if disk.get("storage") else ""
+    form = f" as {disk['format']}"
+    way = "the site fetches it" if disk["delivery"] == "pull" else "we send it"
+    if kept:
+        way = "the copy kept there is used: only changes are sent"
+    elif passes.get("direct"):
+        form, way = "", "written straight from the source"
+    elif passes.get("beside"):
+        form, way = "", "written while it is read for the vault"
+    return f"{units.size(disk['size'])}{form}{storage}{longer}; {way}"
 
 
 def _copying(passes: Doc) -> str:
