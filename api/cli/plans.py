@@ -122,8 +122,11 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
     if target.get("firmware"):
         parts.append(("firmware", target["firmware"]))
     passes = plan.get("passes") or {}
-    for disk in target.get("disks", []):
-        parts.append((f"disk {disk['index']}", _disk(disk, passes, kept=bool(target.get("reuse")))))
+    kept = bool(target.get("reuse"))
+    parts += [
+        (f"disk {disk['index']}", _disk(disk, passes, kept=kept))
+        for disk in target.get("disks", [])
+    ]
     parts.append(("copy", _copying(passes)))
     for index, nic in enumerate(target.get("nics", [])):
         kept = ", ".join(str(nic[name]) for name in ("address", "mac") if nic.get(name))
