@@ -122,9 +122,9 @@ def _parts(plan: Doc, target: Doc) -> list[tuple[str, str]]:
     if target.get("firmware"):
         parts.append(("firmware", target["firmware"]))
     passes = plan.get("passes") or {}
-    kept = bool(target.get("reuse"))
+    again = bool(target.get("reuse"))
     parts += [
-        (f"disk {disk['index']}", _disk(disk, passes, kept=kept))
+        (f"disk {disk['index']}", _disk(disk, passes, kept=again))
         for disk in target.get("disks", [])
     ]
     parts.append(("copy", _copying(passes)))
