@@ -51,7 +51,8 @@ def settler(client: Client, world: World) -> Settler:
 
 @crossing
 @pytest.mark.parametrize(
-    ("activity", "nth"), [("take_lease", 1), ("fence", 1), ("copy_disk", 1), ("create_instance", 1)]
+    ("activity", "nth"),
+    [("take_lease", 1), ("fence", 1), ("copy_beside", 1), ("create_instance", 1)],
 )
 async def test_a_terminated_move_needs_attention_and_can_be_mended(
     client: Client, world: World, activity: str, nth: int

@@ -14,6 +14,7 @@ from controlplane.domain.artefact import ArtefactState
 from controlplane.domain.errors import Integrity
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationState
+from controlplane.domain.site import Capability
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, replayed, run
 from tests.workflows.world import AWAY, HOME, World, content
@@ -29,7 +30,6 @@ STEPS: Steps = counted(
         "set_power",
         "wait_power",
         "made_at_target",
-        "retain",
         "retain",
         "unfence",
         "set_power",
@@ -178,7 +178,8 @@ async def test_mending_what_has_ended_changes_nothing(client: Client, world: Wor
 
 
 async def switched(client: Client, world: World, step: str, fault: Fault) -> Operation:
-    """A move that came to a halt after its switch."""
+    """A move that came to a halt after its switch, with an image at the target still."""
+    world.away.lacking = {Capability.DISK_IMPORT: "not here"}
     world.running_instance(PARTS)
     op = await run(client, world, world.ask_move(), [FaultAt(step, 1, fault)])
     assert op.state is OperationState.NEEDS_ATTENTION, op.problem

@@ -16,7 +16,10 @@ from workflows.options import COPIES, CUTOVER
 from workflows.worker import STORIES, build_worker
 
 PARTS = content(1)
-COPYING = ("copy_disk", "commit_point", "publish", "prove", "write_changes", "prove_changes")
+COPYING = (
+    *("copy_disk", "copy_beside", "commit_point", "publish", "prove"),
+    *("write_changes", "prove_changes"),
+)
 
 
 @dataclass
@@ -79,7 +82,7 @@ async def test_a_cold_move_copies_beside_those_of_running_sources(
 async def test_a_step_waits_for_no_copy(client: Client, world: World) -> None:
     world.running_instance(PARTS)
     move, look = world.ask_move(), world.ask_site(OperationKind.VERIFY_SITE)
-    queue, held = str(uuid4()), Held("copy_disk")
+    queue, held = str(uuid4()), Held("copy_beside")
 
     async with build_worker(
         client, world.hands, queue=queue, threads=1, copies=1, interceptors=[held]
