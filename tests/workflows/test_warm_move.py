@@ -73,7 +73,7 @@ AFTERWARDS: Steps = counted(
         *("prepare_export", "copy_disk", "commit_point", "release_export"),
         *("phase", "write_changes", "prepare_export", "prove_changes", "release_export"),
         *("phase", "verify_fence", "set_power", "wait_power", "probe_boot"),
-        *("switch_home", "connect_nics", "give_up_nics", "remove", "remove", "forget_point"),
+        *("switch_home", "connect_nics", "give_up_nics", "remove", "forget_point"),
         "finish",
     ]
 )
