@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import monotonic
 from uuid import UUID
 
 from temporalio import activity
@@ -144,7 +143,7 @@ class Mover:
         with self._connect(at.site) as driver:
             with calling(meter, says):
                 reader = require(driver, DiskExport).open_export(at.work.tag(at.artefact))
-            with closing(reader), beating(says=says) as told:
+            with closing(reader), beating(says=says, unless=meter.hangs) as told:
                 yield PacedReader(reader, self._pace(at, told))
 
     @contextmanager
@@ -163,7 +162,7 @@ class Mover:
             self._steps.claim(at.work.operation, at.step, meter)
             with calling(meter, says):
                 writer = target.open_import(tag, volume)
-            with closing(writer), beating(says=says) as told:
+            with closing(writer), beating(says=says, unless=meter.hangs) as told:
                 self._claimed(target, at, volume, meter)
                 yield PacedWriter(writer, self._pace(at, told, again=counted))
             with calling(meter, says):
@@ -205,23 +204,26 @@ def calling(meter: Meter, says: Says = tuple) -> Iterator[None]:
     A site that many ask may take longer than a pulse lasts; what takes longer than `CALLS` hangs,
     and is given to another worker.
     """
-    with meter.calling(), beating(within=CALLS, says=says):
+    with meter.calling(within=CALLS), beating(says=says, unless=meter.hangs):
         yield
 
 
 @contextmanager
-def beating(within: timedelta | None = None, says: Says = tuple) -> Iterator[threading.Event]:
+def beating(
+    says: Says = tuple, unless: Callable[[], bool] = lambda: False
+) -> Iterator[threading.Event]:
     """Heartbeats from a thread of its own; the event is set when the activity is told to stop.
 
     Each carries what it `says` for a successor; saying nothing takes back what was said before.
+    None comes while it is told `unless`.
     """
     over = threading.Event()
     told = threading.Event()
-    until = None if within is None else monotonic() + within.total_seconds()
 
     def go_on() -> None:
-        while not over.wait(_BEAT) and (until is None or monotonic() < until):
-            activity.heartbeat(*says())
+        while not over.wait(_BEAT):
+            if not unless():
+                activity.heartbeat(*says())
             if activity.is_cancelled():
                 told.set()
 

@@ -49,13 +49,21 @@ class Meter:
     sole: bool = False
     _now: Callable[[], float] = field(default=monotonic)
     _copies: bool = False
+    _until: float | None = None
+
+    def hangs(self) -> bool:
+        """Whether a call takes longer than it was given."""
+        until = self._until
+        return until is not None and self._now() >= until
 
     @contextmanager
-    def calling(self) -> Iterator[None]:
+    def calling(self, within: timedelta | None = None) -> Iterator[None]:
         began = self._now()
+        self._until = None if within is None else began + within.total_seconds()
         try:
             yield
         finally:
+            self._until = None
             took = self._now() - began
             self.provider += took
             self.copy -= took if self._copies else 0.0
