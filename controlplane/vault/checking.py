@@ -6,9 +6,9 @@ stores it again, and is named by instance, disk and offset.
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -109,6 +109,8 @@ class _Looked:
     blobs: int = 0
     bad: tuple[int, ...] = ()
     why: Integrity | None = None
+    whole: bool = False
+    """Of one on record as damaged: all of it was read, and is what it was."""
 
 
 @dataclass(slots=True)
@@ -192,8 +194,11 @@ class Check:
                 by_instance = _by_instance(mine)
                 for (_, instance), records in by_instance.items():
                     self._walk(domain, instance, records, blobs, census)
+                flawed: list[_Looked] = []
                 for state, looked in self._looked_at(domain, pool):
                     states[state] += 1
+                    if looked.why is not None or looked.bad:
+                        flawed.append(replace(looked, opened=None))
                     if looked.opened is not None:
                         sizes[state] += looked.opened.size
                         waste += census.count(looked.opened)
@@ -205,7 +210,9 @@ class Check:
                 }
                 workloads |= here
                 wholes[domain] = census.whole(here.values())
-                damaged += self._name(domain, mine, blobs)
+                needed = self._name(domain, blobs)
+                damaged += len(needed)
+                self._tell(flawed, {pack for pack, _ in needed})
                 self._papers.segments(domain)
             self._papers.strange()
         tenants = sorted({workload.tenant for workload in workloads})
@@ -339,10 +346,15 @@ class Check:
     # Packs
 
     def _looked_at(self, domain: str, pool: Executor) -> Iterator[tuple[PackState, _Looked]]:
-        """Every pack in the store, after its flaws were noted, in the order of their ids."""
+        """Every pack in the store, after its damage was noted, in the order of their ids."""
+        doubtful: dict[bytes, set[int]] = {}
+        for damage in self._records.damaged(domain):
+            places = doubtful.setdefault(damage.pack, set())
+            if damage.position is not None:
+                places.add(damage.position)
         for some in self._pages_of_packs(domain):
             here = [(pack, state) for pack, state in some if state in _IN_STORE]
-            looks = pool.map(partial(self._look, domain), [pack for pack, _ in here])
+            looks = pool.map(partial(self._look, domain, doubtful), [pack for pack, _ in here])
             for (pack, state), looked in zip(here, looks, strict=True):
                 self._heed()
                 if not self._noted(domain, looked):
@@ -354,7 +366,7 @@ class Check:
                 self._count.after = max(self._count.after, _place(domain, pack))
                 yield state, looked
 
-    def _look(self, domain: str, pack: bytes) -> _Looked:
+    def _look(self, domain: str, doubtful: Mapping[bytes, set[int]], pack: bytes) -> _Looked:
         try:
             if self._stopped():
                 raise CopyStopped
@@ -363,25 +375,42 @@ class Check:
             which = self._order.blobs(opened)
             if _place(domain, pack) <= self._order.after:
                 which = range(0)
-            bad = self._packs.check_blobs(opened, which, self._stopped, self._count.passed)
+            bad = self._bad(opened, which)
+            whole = pack in doubtful and not bad and self._whole(opened, doubtful[pack])
         except Integrity as e:
             return _Looked(pack=pack, opened=None, why=e)
-        return _Looked(pack=pack, opened=opened, blobs=len(which), bad=tuple(bad))
+        return _Looked(pack=pack, opened=opened, blobs=len(which), bad=tuple(bad), whole=whole)
+
+    def _bad(self, opened: Pack, which: range) -> list[int]:
+        return self._packs.check_blobs(opened, which, self._stopped, self._count.passed)
+
+    def _whole(self, opened: Pack, doubtful: Collection[int]) -> bool:
+        """All of it, if the blobs do that are on record as damaged."""
+        count = len(opened.blobs)
+        parts = (*(range(at, at + 1) for at in doubtful), range(count))
+        return all(part.stop <= count and not self._bad(opened, part) for part in parts)
 
     def _noted(self, domain: str, looked: _Looked) -> bool:
-        """Whether the pack is still one to speak of, its flaws put down."""
+        """Whether the pack is still one to speak of, its damage on record."""
         if looked.why is not None:
             if looked.why.reason == KEY_MISSING:
                 self._flaws.key_missing(domain, str(looked.why))
             elif not self._damage(Damage(domain=domain, pack=looked.pack)):
                 return False
-            else:
-                self._flaws.pack(looked.pack, missing=isinstance(looked.why.__cause__, NotFound))
         for position in looked.bad:
             self._damage(Damage(domain=domain, pack=looked.pack, position=position))
-        if looked.bad:
-            self._flaws.blobs(looked.pack, looked.bad)
+        if looked.whole and all(damage.pack != looked.pack for damage in self._told):
+            self._index.mended(looked.pack)
         return True
+
+    def _tell(self, flawed: Iterable[_Looked], needed: Collection[bytes]) -> None:
+        for looked in flawed:
+            mine = looked.pack in needed
+            if looked.bad:
+                self._flaws.blobs(looked.pack, looked.bad, needed=mine)
+            elif looked.why is not None and looked.why.reason != KEY_MISSING:
+                missing = isinstance(looked.why.__cause__, NotFound)
+                self._flaws.pack(looked.pack, missing=missing, needed=mine)
 
     def _damage(self, damage: Damage) -> bool:
         """On record, and out of the index; unless the pack was given up in the meantime."""
@@ -398,8 +427,11 @@ class Check:
     def _in_use(self, pack: bytes) -> bool:
         return self._records.states([pack]).get(pack) in _IN_STORE
 
-    def _name(self, domain: str, points: list[PointRecord], blobs: Blobs) -> int:
-        """Which places of which disks are damaged; how many damages are on record."""
+    def _name(self, domain: str, blobs: Blobs) -> Collection[tuple[bytes, int | None]]:
+        """Which places of which disks are damaged; the damages that keep one from being restored.
+
+        What was stored again since is held for the points that are read from there.
+        """
         states: dict[bytes, bool] = {}
         damages: list[Damage] = []
         for damage in self._records.damaged(domain):
@@ -407,15 +439,17 @@ class Check:
                 states[damage.pack] = self._in_use(damage.pack)
             if states[damage.pack]:
                 damages.append(damage)
-        if damages:
-            naming = Naming(
-                damages=damages, blobs=blobs, index=self._index, domain=domain,
-                stopped=self._stopped,
-            )  # fmt: skip
-            retained = [record for record in points if self._records.point(record.point)]
-            for affected in naming.run(retained):
-                self._flaws.affected(affected)
-        return len(damages)
+        if not damages:
+            return ()
+        naming = Naming(
+            damages=damages, blobs=blobs, index=self._index, domain=domain, stopped=self._stopped
+        )
+        for affected in naming.run(r for r in self._records.points() if r.domain == domain):
+            self._flaws.affected(affected)
+        for point, packs in naming.healing.items():
+            if packs:
+                self._records.hold(point, packs)
+        return naming.needed
 
     def _blobs(self, domain: str, pool: Executor) -> Blobs:
         return Blobs(

@@ -20,6 +20,7 @@ _REPAIR = (
     "copy it again (a new recovery point, or the image's upload), which stores it anew, or bring it"
     " back from another copy of the store; and look at the store's hardware"
 )
+_SPARE = "nothing for the recovery points; look at the store's hardware"
 
 
 class Flaws:
@@ -56,18 +57,19 @@ class Flaws:
             " the store",
         )  # fmt: skip
 
-    def pack(self, pack: bytes, *, missing: bool) -> None:
+    def pack(self, pack: bytes, *, missing: bool, needed: bool) -> None:
+        """`needed`: a retained point cannot be restored without it."""
         if missing:
-            self._grave("VLT03", _pack(pack), "it is missing from the store", _REPAIR)
+            self._stored("VLT03", pack, "it is missing from the store", needed=needed)
         else:
-            self._grave(
-                "VLT04", _pack(pack), "its table does not open: cut off or changed", _REPAIR
-            )
+            text = "its table does not open: cut off or changed"
+            self._stored("VLT04", pack, text, needed=needed)
 
-    def blobs(self, pack: bytes, positions: Sequence[int]) -> None:
+    def blobs(self, pack: bytes, positions: Sequence[int], *, needed: bool) -> None:
+        """`needed` as of a pack."""
         which = _some(positions)
         text = f"{len(positions)} blob(s) do not open or are not what they were: number {which}"
-        self._grave("VLT05", _pack(pack), text, _REPAIR)
+        self._stored("VLT05", pack, text, needed=needed)
 
     def key_missing(self, domain: str, why: str) -> None:
         self._grave(
@@ -99,6 +101,13 @@ class Flaws:
                 "look who put it there; nothing of fedctl deletes it",
             )
         )  # fmt: skip
+
+    def _stored(self, code: str, pack: bytes, evidence: str, *, needed: bool) -> None:
+        if needed:
+            self._grave(code, _pack(pack), evidence, _REPAIR)
+            return
+        text = f"{evidence}; every recovery point can be restored without it"
+        self._add(_finding(code, Severity.WARNING, _pack(pack), text, _SPARE))
 
     def _grave(self, code: str, subject: str, evidence: str, remedy: str) -> None:
         self.damaged = True

@@ -90,7 +90,8 @@ class ChunkIndex:
 
     def damaged(self, damage: Damage) -> None:
         """Durably out of the index at once, so that the next pass stores it again."""
-        self._records.damage(damage)
+        if self._records.states([damage.pack]):  # a reader may come upon one that was collected
+            self._records.damage(damage)
         if damage.position is None:
             self.drop_pack(damage.pack)
         else:

@@ -366,7 +366,7 @@ class Vault:
                     domain=record.domain, stopped=lambda: False,
                 )  # fmt: skip
                 naming.run([kept])
-                self._records.hold(other, naming.healing)
+                self._records.hold(other, naming.healing[other])
 
     def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
         record = self._point(base)

@@ -112,6 +112,166 @@ def test_a_flipped_bit_in_a_blob_is_named_by_instance_disk_and_offset_in_every_p
     assert read_all(world.vault(), first) == data
 
 
+def severities(checked) -> dict[str, Severity]:
+    return {finding.id: finding.severity for finding in checked.findings}
+
+
+@pytest.mark.parametrize("how", ["a flipped bit", "all of its chunks"])
+def test_damage_is_a_blocker_until_every_point_that_is_kept_restores(world, vault, how):
+    data = some_disk(20, "RRRR")
+    older, _ = world.take(vault, data)
+    other, _ = world.take(vault, some_disk(21, "RR"))  # so that a later pass keeps its own pages
+    pack = max(world.files("packs"), key=lambda path: path.stat().st_size)
+    if how == "a flipped bit":
+        flip(pack, CHUNK * 2)
+    else:
+        spoil_chunks(world, pack)
+    broken = check(world.vault())
+    assert broken.damaged
+    assert severities(broken) == {"VLT05": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
+    assert broken.measured.damaged > 0
+    newer, _ = world.take(world.vault(), data)
+    for _ in range(2):
+        healed = check(world.vault())
+        assert not healed.damaged
+        assert severities(healed) == {"VLT05": Severity.WARNING, "VLT08": Severity.INFO}
+        assert healed.measured.damaged == 0
+    vault.forget(newer)
+    for _ in range(2):
+        world.vault().collect(holding=timedelta(0))
+    assert not check(world.vault()).damaged
+    assert read_all(world.vault(), older) == data
+    assert read_all(world.vault(), other) == some_disk(21, "RR")
+
+
+def test_a_point_whose_manifest_is_lost_stays_a_blocker_until_it_is_not_kept_any_more(world, vault):
+    """Its chunks are stored again, its pages are its own."""
+    data = some_disk(29, "RRRR")
+    older, _ = world.take(vault, data)
+    [pack] = world.files("packs")
+    pack.unlink()
+    check(world.vault())
+    newer, _ = world.take(world.vault(), data)
+    checked = check(world.vault())
+    assert severities(checked) == {"VLT03": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
+    assert str(older) in told(checked, "VLT07")
+    assert str(newer) not in told(checked, "VLT07")
+    vault.forget(older)
+    gone = check(world.vault())
+    assert not gone.damaged
+    assert severities(gone) == {"VLT03": Severity.WARNING}
+    vault.collect(holding=timedelta(0))
+    assert check(world.vault()).findings == ()
+
+
+def spoil_chunks(world: World, pack: Path) -> None:
+    """All of the pack's chunks, not its pages and its table."""
+    [it] = [each for each in opened(world) if each.id.hex() == pack.name]
+    for blob in it.blobs:
+        if not blob.codec & 0x10:
+            flip(pack, blob.offset + 9)
+
+
+def test_what_was_stored_again_is_read_there_before_it_is_called_healed(world, vault):
+    """And where that is damaged too, it is stored once more by the pass after that."""
+    data = some_disk(22, "RRRR")
+    older, _ = world.take(vault, data)
+    [first] = world.files("packs")
+    flip(first, CHUNK * 2)
+    check(world.vault())
+    world.take(world.vault(), data)
+    assert ids(check(world.vault(), STRUCTURE)) == ["VLT08"]
+    [second] = [path for path in world.files("packs") if path != first]
+    flip(second, 2000)
+    again = check(world.vault(), STRUCTURE)
+    assert again.damaged
+    assert ids(again) == ["VLT07"]
+    _, copied = world.take(world.vault(), data)
+    assert copied.bytes_new == CHUNK
+    assert not check(world.vault()).damaged
+    assert read_all(world.vault(), older) == data
+
+
+def test_what_heals_a_point_is_held_for_it_from_the_check_on(world, vault):
+    """However the point that stored it goes: as here by a restored database."""
+    data = some_disk(23, "RRRR")
+    older, _ = world.take(vault, data)
+    [pack] = world.files("packs")
+    flip(pack, CHUNK * 2)
+    check(world.vault())
+    newer, _ = world.take(world.vault(), data)
+    assert not check(world.vault(), STRUCTURE).damaged
+    world.records.forget(newer)
+    for _ in range(2):
+        world.vault().collect(holding=timedelta(0))
+    assert read_all(world.vault(), older) == data
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_pack_that_was_brought_back_is_no_damage_any_more(world, vault, depth):
+    data = some_disk(24, "RRRR")
+    world.take(vault, data)
+    [pack] = world.files("packs")
+    kept = pack.read_bytes()
+    for harm in (lambda: flip(pack, CHUNK * 2), pack.unlink, lambda: pack.write_bytes(kept[:-9])):
+        harm()
+        assert check(world.vault()).damaged
+        pack.write_bytes(kept)
+        sound = check(world.vault(), CheckOrder(depth=depth))
+        assert (sound.damaged, ids(sound), sound.measured.damaged) == (False, [], 0)
+        assert world.records.damaged(DOMAIN) == frozenset()
+        assert copy(world.vault(), data, point=new_point()).bytes_new == 0
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_pack_that_was_brought_back_in_part_stays_damaged(world, vault, depth):
+    data = some_disk(25, "RRRR")
+    world.take(vault, data)
+    [pack] = world.files("packs")
+    kept = pack.read_bytes()
+    pack.unlink()
+    assert check(world.vault()).damaged
+    pack.write_bytes(kept)
+    flip(pack, CHUNK * 2)
+    assert check(world.vault(), CheckOrder(depth=depth)).damaged
+    assert world.records.damaged(DOMAIN)
+
+
+def test_damage_that_no_point_needs_is_told_and_no_blocker(world, vault):
+    copy(vault, some_disk(26, "RR"), point=new_point())
+    [pack] = world.files("packs")
+    flip(pack, CHUNK)
+    checked = check(world.vault())
+    assert not checked.damaged
+    assert severities(checked) == {"VLT05": Severity.WARNING}
+    assert "every recovery point can be restored without it" in told(checked, "VLT05")
+
+
+def test_a_point_that_was_committed_while_a_check_ran_is_named_by_it(world, vault):
+    class Busy:
+        """A store that takes a point, and spoils it, once packs are listed."""
+
+        def __init__(self) -> None:
+            self.began = False
+
+        def __getattr__(self, name: str):
+            return getattr(world.objects, name)
+
+        def size(self, name: str) -> int:
+            if not self.began:
+                self.began = True
+                self.point, _ = world.take(world.vault(), some_disk(28, "RR"))
+                newest = max(world.files("packs"), key=lambda path: path.stat().st_mtime_ns)
+                flip(newest, CHUNK)
+            return world.objects.size(name)
+
+    world.take(vault, some_disk(27, "R"))
+    busy = Busy()
+    checked = check(world.vault(objects=busy))
+    assert checked.damaged
+    assert str(busy.point) in told(checked, "VLT07")
+
+
 @pytest.mark.parametrize("harm", ["gone", "cut", "longer", "header", "table", "footer"])
 def test_a_pack_that_is_gone_or_not_whole_is_found_by_its_structure(world, vault, harm):
     data = some_disk(6, "RRZR")
