@@ -18,7 +18,7 @@ class VaultCheckSpec(Wire):
 
 
 class VaultCheckProgress(Shown):
-    """`done` of `total` bytes of packs; `read` of them were read back."""
+    """`done` bytes were read, of about `total`; `read` of them are blobs, to be read back."""
 
     done: int
     total: int

@@ -29,6 +29,7 @@ from controlplane.domain.vault import (
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.census import Census, Measured, Usage, Workload, added
 from controlplane.vault.flaws import Flaws, Named
+from controlplane.vault.forecast import CountedObjects, Forecast
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import Entries, KeptPages, Shape, decode, levels
 from controlplane.vault.naming import Naming, page_key
@@ -75,17 +76,16 @@ class CheckOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckProgress:
-    """`done` of `total` bytes of packs are dealt with; `read` were read; `after` as in CheckOrder.
+    """`done` bytes were read, of about `total`; `blobs` bytes of them are blobs that were checked.
 
-    Before the first pack manifests are read: `walked` bytes of `length`, all disks of all points.
+    `after` as in CheckOrder. The last one is `ended`.
     """
 
     done: int
     total: int
-    read: int
-    walked: int
-    length: int
+    blobs: int
     after: str
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +115,7 @@ class _Looked:
 
 @dataclass(slots=True)
 class _Count:
-    done: int = 0
-    total: int = 0
     read: int = 0
-    walked: int = 0
-    length: int = 0
     packs: int = 0
     blobs: int = 0
     after: str = ""
@@ -140,7 +136,9 @@ class Check:
     ) -> None:  # fmt: skip
         self._order = order
         self._records = records
-        self._objects = objects
+        share = 0 if order.depth is Depth.STRUCTURE else 1 / order.parts
+        self._forecast = Forecast(share=share)
+        objects = self._objects = CountedObjects(objects, self._forecast.got)
         self._index = index
         self._read_root = read_root
         # Tables and pages are read anew, whatever this process remembers of them.
@@ -172,15 +170,16 @@ class Check:
             finally:
                 self._stop.set()
             checked = future.result()
-        progress(self._seen())
+        seen = self._seen()
+        progress(replace(seen, total=seen.done, ended=True))
         return checked
 
     def _check(self) -> Checked:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="vault-check") as pool:
             points = self._records.points()
             domains = self._records.domains()
-            self._count.length = sum(disk.size for r in points for disk in r.disks)
-            self._count.total = self._sizes(domains, pool)
+            self._forecast.expect_points(points)
+            self._expect(domains, pool)
             self._papers.heads(points, self._read_root)
             workloads: dict[Workload, Usage] = {}
             wholes: dict[str, Usage] = {}
@@ -192,8 +191,10 @@ class Check:
                 blobs = self._blobs(domain, pool)
                 census = Census()
                 by_instance = _by_instance(mine)
+                self._forecast.walking()
                 for (_, instance), records in by_instance.items():
                     self._walk(domain, instance, records, blobs, census)
+                self._forecast.looking()
                 flawed: list[_Looked] = []
                 for state, looked in self._looked_at(domain, pool):
                     states[state] += 1
@@ -210,6 +211,7 @@ class Check:
                 }
                 workloads |= here
                 wholes[domain] = census.whole(here.values())
+                self._forecast.rest()
                 needed = self._name(domain, blobs)
                 damaged += len(needed)
                 self._tell(flawed, {pack for pack, _ in needed})
@@ -233,8 +235,8 @@ class Check:
             ),
         )
 
-    def _sizes(self, domains: tuple[str, ...], pool: Executor) -> int:
-        """Bytes of all packs in the store; what is missing is met again."""
+    def _expect(self, domains: tuple[str, ...], pool: Executor) -> None:
+        """All packs in the store, by their sizes; what is missing is met again."""
 
         def size(pack: bytes) -> int:
             try:
@@ -242,11 +244,11 @@ class Check:
             except NotFound:
                 return 0
 
-        return sum(
-            sum(pool.map(size, [pack for pack, state in some if state in _IN_STORE]))
-            for domain in domains
-            for some in self._pages_of_packs(domain)
-        )
+        for domain in domains:
+            for some in self._pages_of_packs(domain):
+                here = [pack for pack, state in some if state in _IN_STORE]
+                for pack, length in zip(here, pool.map(size, here), strict=True):
+                    self._forecast.expect_pack(length, blobs=self._reads(domain, pack))
 
     def _pages_of_packs(self, domain: str) -> Iterator[tuple[tuple[bytes, PackState], ...]]:
         after = b""
@@ -267,7 +269,7 @@ class Check:
             for copied in record.disks:
                 if copied.top is not None:
                     self._tree(domain, instance, copied.layout, copied.top, seen, blobs, census)
-                self._count.walked += copied.size
+            self._forecast.walked(record)
 
     def _tree(  # noqa: PLR0917  # one domain's walk
         self, domain: str, instance: InstanceId, layout: Layout, top: Ref, seen: set[bytes],
@@ -362,7 +364,6 @@ class Check:
                 self._packs.drop(pack)
                 self._count.packs += 1
                 self._count.blobs += looked.blobs
-                self._count.done += looked.opened.size if looked.opened else 0
                 self._count.after = max(self._count.after, _place(domain, pack))
                 yield state, looked
 
@@ -372,14 +373,18 @@ class Check:
                 raise CopyStopped
             self._packs.drop(pack)
             opened = self._packs.open(domain, pack)
-            which = self._order.blobs(opened)
-            if _place(domain, pack) <= self._order.after:
-                which = range(0)
+            reads = self._reads(domain, pack)
+            which = self._order.blobs(opened) if reads else range(0)
             bad = self._bad(opened, which)
+            self._forecast.looked(opened, which, blobs=reads)
             whole = pack in doubtful and not bad and self._whole(opened, doubtful[pack])
         except Integrity as e:
             return _Looked(pack=pack, opened=None, why=e)
         return _Looked(pack=pack, opened=opened, blobs=len(which), bad=tuple(bad), whole=whole)
+
+    def _reads(self, domain: str, pack: bytes) -> bool:
+        """Whether blobs of it are to be read."""
+        return _place(domain, pack) > self._order.after
 
     def _bad(self, opened: Pack, which: range) -> list[int]:
         return self._packs.check_blobs(opened, which, self._stopped, self._count.passed)
@@ -458,10 +463,8 @@ class Check:
 
     def _seen(self) -> CheckProgress:
         count = self._count
-        return CheckProgress(
-            done=count.done, total=count.total, read=count.read, walked=count.walked,
-            length=count.length, after=count.after,
-        )  # fmt: skip
+        done, total = self._forecast.seen()
+        return CheckProgress(done=done, total=total, blobs=count.read, after=count.after)
 
     def _stopped(self) -> bool:
         return self._stop.is_set()

@@ -15,7 +15,7 @@ from controlplane.domain.finding import Severity
 from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import Depth, PackState
 from controlplane.vault import flaws
-from controlplane.vault.checking import CheckOrder
+from controlplane.vault.checking import Check, CheckOrder, CheckProgress
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
 from tests.unit.vault.support import (
@@ -23,6 +23,7 @@ from tests.unit.vault.support import (
     DOMAIN,
     INSTANCE,
     Bytes,
+    Seal,
     World,
     commit,
     copy,
@@ -426,6 +427,62 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(world, vault):
 
     with pytest.raises(CopyStopped):
         check(world.vault(objects=held), cancelled=cancelled)
+
+
+def watched(world: World, order: CheckOrder) -> list[CheckProgress]:
+    """How far a check said it was at each read of a pack, and at its end."""
+    seen: list[CheckProgress] = []
+    vault = world.vault()
+
+    class Watching:
+        def __getattr__(self, name: str):
+            return getattr(world.objects, name)
+
+        def get(self, name: str, *rest):
+            if name.startswith("packs"):
+                seen.append(it._seen())
+            return world.objects.get(name, *rest)
+
+    it = Check(
+        order, records=world.records, objects=Watching(), keys=keys, signer=Seal(),
+        index=vault._index, read_root=vault._read_root, name=lambda tenant, instance: "x",
+    )  # fmt: skip
+    it.run(lambda progress: progress.ended and seen.append(progress), lambda: False)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("order", "share"),
+    [(STRUCTURE, 0.1), (CheckOrder(depth=Depth.SAMPLE, share=0.25), 0.5), (FULL, 1.1)],
+    ids=["structure", "sample", "full"],
+)
+def test_progress_is_in_bytes_that_were_read_and_the_rest_is_well_guessed(
+    world, vault, order, share
+):
+    base = None
+    for seed in range(6):
+        data = some_disk(seed, "RTRR" * 8 + "Z" * 600)
+        base, _ = world.take(vault, data)
+        changed = data[:CHUNK] + some_disk(seed + 100, "R") + data[2 * CHUNK :]
+        world.take(vault, changed, base=base)
+    seen = watched(world, order)
+    stored = sum(path.stat().st_size for path in world.files("packs"))
+    last = seen[-1]
+    assert last.done == last.total
+    assert 0 < last.done < share * stored
+    assert [each.done for each in seen] == sorted(each.done for each in seen)
+    assert all(last.total / 2 < each.total < last.total * 2 for each in seen)
+    late = [each for each in seen if each.done > 0.7 * last.done]
+    assert all(0.8 * last.total < each.total < 1.3 * last.total for each in late)
+
+
+def test_what_a_stopped_check_has_read_is_not_expected_to_be_read_again(world, vault):
+    for seed in range(4):
+        take(vault, some_disk(seed, "RRRR"), InstanceId(UUID(int=seed + 1)))
+    places = sorted(f"{DOMAIN} {pack.hex()}" for pack in world.records.known_packs())
+    whole = watched(world, FULL)[0].total
+    assert watched(world, replace(FULL, after=places[1]))[0].total < 0.7 * whole
+    assert watched(world, replace(FULL, after=places[-1]))[0].total < 0.2 * whole
 
 
 def test_a_store_that_is_away_is_no_damage(world, vault):
