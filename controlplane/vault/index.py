@@ -1,6 +1,6 @@
 """Where verified chunks lie: sorted segments in the store, and a local cache of them."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -14,7 +14,7 @@ from controlplane.vault.ports import (
     ObjectStore,
     VaultRecords,
 )
-from controlplane.vault.published import SEGMENT_ENTRIES, Published, drop_other_domains
+from controlplane.vault.published import SEGMENT_ENTRIES, Published
 from controlplane.vault.sealing import PAGE
 from controlplane.vault.whole import ReadWhole
 
@@ -30,13 +30,13 @@ class ChunkIndex:
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
         records: VaultRecords, read: ReadWhole | None = None,
+        departs: Callable[[str], None] = lambda _name: None,
     ) -> None:  # fmt: skip
-        self._objects = objects
         self._packs = packs
         self._records = records
         self._changing = RLock()
         self._folder = Folder(path)
-        self._published = Published(objects, keys, read)
+        self._published = Published(objects, keys, read, departs)
         self._caches: dict[str, Cache] = {}
         self._wrong: dict[str, set[Found]] = {}
 
@@ -118,7 +118,8 @@ class ChunkIndex:
         every = set(domains)
         for domain in every:
             self.tidy(domain)
-        drop_other_domains(self._objects, every)
+        with self._changing:
+            self._published.drop_other_domains(every)
 
     def _on_record(self, packs: Collection[bytes]) -> Collection[bytes]:
         return self._records.states(packs).keys()

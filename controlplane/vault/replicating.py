@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import SystemRandom
 from uuid import UUID
@@ -71,7 +70,6 @@ class Replicating:
                     break
                 if self._copied(name):
                     there[folder].add(name)
-        self._drop_merged(here[_INDEX], there[_INDEX])
         self._mend_damaged(points.values())
         for folder in _ORDER:
             for name in self._to_put_back(folder, here, there, points):
@@ -109,7 +107,8 @@ class Replicating:
             except Integrity as e:
                 self.tally.troubles.append(str(e))
                 continue
-            under = [name] if name.startswith(f"{_PACKS}/") else list(self.replica.names(name))
+            whole = name.startswith(f"{_POINTS}/")  # of a point, whatever its root is
+            under = list(self.replica.names(name)) if whole else [name]
             try:
                 for each in under:
                     self.replica.delete(each)
@@ -128,8 +127,11 @@ class Replicating:
             needed = self.records.states([pack]).get(pack, PackState.CONDEMNED)
             if needed is not PackState.CONDEMNED:
                 raise Integrity(f"{name} is said to be deleted and is on record as {needed}")
-        elif folder != _POINTS or self.records.point(_point_of(name)) is not None:
-            raise Integrity(f"{name} is said to be deleted and is on record")
+        elif folder == _POINTS:
+            if self.records.point(_point_of(name)) is not None:
+                raise Integrity(f"{name} is said to be deleted and is on record")
+        elif folder != _INDEX:
+            raise Integrity(f"{name} is said to be deleted, and nothing of its kind ever is")
 
     def _to_copy(
         self, folder: str, here: Mapping[str, set[str]], there: Mapping[str, set[str]],
@@ -219,14 +221,6 @@ class Replicating:
             return self.check(name, self.replica.get(name))
         except (Integrity, NotFound):
             return False
-
-    def _drop_merged(self, here: Collection[str], there: Collection[str]) -> None:
-        """Segments of the index that others took the place of; what none says the tables do."""
-        domains = {name.rpartition("/")[0] for name in here}
-        for name in set(there) - set(here):
-            if name.rpartition("/")[0] in domains:
-                with suppress(Denied):  # there it stays, and does no harm
-                    self.replica.delete(name)
 
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:

@@ -94,7 +94,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self._segment,
+            read=self._segment, departs=self._depart,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 

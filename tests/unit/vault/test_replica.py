@@ -223,7 +223,7 @@ def test_what_was_collected_goes_at_the_copy_too_and_only_after_the_holding_time
     assert len(list(replica.names("packs"))) == 2
     world.clock.pass_by(HOUR)
     assert vault.collect(holding=HOUR).deleted == 1
-    assert vault.replicate().removed == 1
+    assert vault.replicate().removed == 2  # the pack, and the segment of the index that told of it
     assert set(replica.names("packs")) == set(world.objects.names("packs"))
     assert not world.files("gone")
     assert len(list(replica.names("heads"))) == 2
@@ -248,7 +248,7 @@ def test_a_copy_that_is_away_disturbs_no_collection_and_follows_later(world, vau
     with pytest.raises(Unavailable):
         without.replicate()
     assert len(list(replica.names("packs"))) == 1
-    assert vault.replicate().removed == 2
+    assert vault.replicate().removed == 3
     assert not list(replica.names("packs"))
     assert vault.replicate().removed == 0
 
@@ -268,10 +268,10 @@ def test_a_copy_that_lets_nothing_be_deleted_goes_on_taking_what_is_new(world, v
     appending = world.vault(replica=Kept(replica._root), signers=SIGNERS)
     for _ in range(2):
         done = appending.replicate()
-        assert (done.kept, done.removed, done.behind) == (2, 0, 0)
+        assert (done.kept, done.removed, done.behind) == (3, 0, 0)
         assert (done.why_kept, done.troubles) == ("no key of yours deletes here", ())
     assert len(list(replica.names("packs"))) == 2
-    assert vault.replicate().removed == 2
+    assert vault.replicate().removed == 3
     assert len(list(replica.names("packs"))) == 1
 
 
@@ -302,6 +302,63 @@ def test_a_recorded_deletion_of_what_is_needed_again_is_not_followed(world, vaul
     done = vault.replicate()
     assert (done.removed, len(done.troubles)) == (0, 2)
     assert list(replica.names("packs")) == [pack]
+
+
+def segments(objects: LocalObjects) -> set[str]:
+    return set(objects.names("index"))
+
+
+def test_segments_of_the_index_go_when_they_went_at_the_first_store_on_record(
+    world, vault, replica
+):
+    points = []
+    for seed in range(12):
+        points.append(world.take(vault, some_disk(seed, "R"))[0])
+        vault.replicate()
+    assert len(segments(world.objects)) < 8  # many became few
+    assert segments(replica) == segments(world.objects)
+    for point in points:
+        vault.forget(point)
+    vault.collect(holding=HOUR)
+    world.clock.pass_by(HOUR)
+    assert vault.collect(holding=HOUR).deleted == 12
+    assert segments(world.objects) == set()  # nothing of the domain is there any more
+    assert segments(replica)
+    vault.replicate()
+    assert segments(replica) == set()
+    assert not world.files("gone")
+
+
+def test_a_segment_that_the_first_store_lost_stays_at_the_copy(world, vault, replica):
+    for seed in range(2):
+        world.take(vault, some_disk(seed, "R"))
+    vault.replicate()
+    before = segments(replica)
+    world.files("index")[0].unlink()
+    forged = f"gone/{min(before)}"
+    world.objects.put(forged, b"{}")
+    done = vault.replicate()
+    assert segments(replica) == before
+    assert len(done.troubles) == 1
+    assert forged in done.troubles[0]
+
+
+def test_a_segment_that_the_copy_keeps_is_tried_again(world, vault, replica):
+    class Kept(LocalObjects):
+        def delete(self, name):
+            raise Denied("no key of yours deletes here")
+
+    for seed in range(7):
+        world.take(vault, some_disk(seed, "R"))
+    vault.replicate()
+    merging = world.vault(replica=Kept(replica._root), signers=SIGNERS)
+    world.take(merging, some_disk(7, "R"))
+    for _ in range(2):
+        done = merging.replicate()
+        assert (done.kept, done.troubles, done.behind) == (8, (), 0)
+    assert len(segments(replica)) == 8  # seven, and the one that took the place of eight
+    vault.replicate()
+    assert segments(replica) == segments(world.objects)
 
 
 # Mending
