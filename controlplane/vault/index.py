@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 
-from controlplane.domain.errors import Exhausted, Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Denied, Exhausted, Integrity, NotFound, Unavailable
 from controlplane.domain.vault import Damage
 from controlplane.vault.cache import Cache, Entries, Folder, Found
 from controlplane.vault.pack import Packs
@@ -75,7 +75,7 @@ class ChunkIndex:
                 cache.add({pack: found for pack, found in some.items() if pack not in known})
                 with suppress(Exhausted, Unavailable):
                     self._published.write(domain, some)
-            with suppress(Exhausted, Unavailable):
+            with suppress(Denied, Exhausted, Unavailable):
                 self._published.merge_where_many(domain, self._on_record)
 
     def find(self, domain: str, ids: Sequence[bytes]) -> dict[bytes, Found]:

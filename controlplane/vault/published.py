@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from controlplane.domain.errors import FedctlError, Integrity, NotFound
+from controlplane.domain.errors import Denied, FedctlError, Integrity, NotFound
 from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 from controlplane.vault.sealing import ID, open_object, seal_object
 from controlplane.vault.whole import ReadWhole, reading
@@ -52,6 +52,7 @@ class Published:
     ) -> None:  # fmt: skip
         self._objects = objects
         self._departs = departs
+        self._locked = False
         self._keys = keys
         self._whole = read or reading(objects)
         self._heads: dict[str, Head] = {}
@@ -105,7 +106,9 @@ class Published:
         self._heads[name] = Head(packs=tuple(packs), entries=len(entries), start=start)
 
     def merge_where_many(self, domain: str, alive: Alive) -> None:
-        """Put a few in the place of many small ones."""
+        """Put a few in the place of many small ones; never again where those cannot be deleted."""
+        if self._locked:
+            return
         small = {n: h for n, h in self.heads(domain).items() if h.entries < _SMALL}
         if len(small) >= _MANY:
             self._replace(domain, small, alive)
@@ -161,7 +164,11 @@ class Published:
 
     def _delete(self, name: str) -> None:
         self._departs(name)
-        self._objects.delete(name)
+        try:
+            self._objects.delete(name)
+        except Denied:
+            self._locked = True
+            raise
 
     def _head(self, domain: str, name: str) -> Head:
         keys = self._keys(domain)

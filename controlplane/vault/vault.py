@@ -432,7 +432,8 @@ class Vault:
     def _drop_roots(self, point: PointId) -> None:
         self._depart(f"points/{point.hex}")
         for name in list(self._objects.names(f"points/{point.hex}")):
-            self._objects.delete(name)
+            with suppress(Denied):  # locked: on no record it means nothing
+                self._objects.delete(name)
 
     def _committing(self, cancelled: Callable[[], bool]) -> Committing:
         return Committing(
