@@ -36,7 +36,7 @@ from controlplane.vault.naming import Naming, page_key
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import KEY_MISSING, Pack, Packs, pack_name
 from controlplane.vault.papers import Papers
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import KeyDocuments, Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.sealing import Unsealable
 
 _POLL = 0.2
@@ -133,6 +133,7 @@ class Check:
         self, order: CheckOrder, *, records: VaultRecords, objects: ObjectStore, keys: Keys,
         signer: Signer, index: ChunkIndex,
         read_root: Callable[[PointRecord], tuple[DiskCopied, ...]], name: Named,
+        wrapped: KeyDocuments | None = None, replica: ObjectStore | None = None,
     ) -> None:  # fmt: skip
         self._order = order
         self._records = records
@@ -146,7 +147,7 @@ class Check:
         self._flaws = Flaws(name)
         self._papers = Papers(
             records=records, objects=objects, keys=keys, signer=signer, flaws=self._flaws,
-            stopped=self._stopped,
+            wrapped=wrapped, replica=replica, stopped=self._stopped,
         )  # fmt: skip
         self._count = _Count(after=order.after)
         self._told: set[Damage] = set()
@@ -216,6 +217,7 @@ class Check:
                 damaged += len(needed)
                 self._tell(flawed, {pack for pack, _ in needed})
                 self._papers.segments(domain)
+            self._papers.keys_wrapped()
             self._papers.strange()
         tenants = sorted({workload.tenant for workload in workloads})
         return Checked(

@@ -2,7 +2,7 @@
 
 VLT01 head or root, VLT02 chain of heads, VLT03 pack missing, VLT04 pack's table, VLT05 blobs,
 VLT06 key, VLT07 place of a disk, VLT08 place that was stored again, VLT09 index segment, VLT10
-object on no record, VLT11 group of points.
+object on no record, VLT11 group of points, VLT12 wrapped key.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,6 +91,15 @@ class Flaws:
             _finding(
                 "VLT09", Severity.WARNING, name, why,
                 "nothing must be done: the packs' own tables tell the same, more slowly",
+            )
+        )  # fmt: skip
+
+    def wrapped(self, name: str, why: str) -> None:
+        self._add(
+            _finding(
+                "VLT12", Severity.WARNING, name, why,
+                "back up the database, which has the key if the vault can be read"
+                " (fedctl backup create), and bring the object back from another copy of the store",
             )
         )  # fmt: skip
 

@@ -16,16 +16,17 @@ from controlplane.vault.manifest import Tree
 from controlplane.vault.mending import Mending
 from controlplane.vault.nouns import Replicated
 from controlplane.vault.pack import domain_of, pack_name, pack_of
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import KeyDocuments, Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.published import checked_segment, segment_prefix
 from controlplane.vault.sealing import open_object
 from controlplane.vault.soundness import SIGNED, sound_document, sound_pack
 from controlplane.vault.whole import same, send
+from controlplane.vault.wrapped import KEYS, tenants_first
 
-_KEYS, _PACKS, _INDEX, _POINTS = "keys", "packs", "index", "points"
+_PACKS, _INDEX, _POINTS = "packs", "index", "points"
 _OTHERS = 4  # small objects to each pack that is read again
 # What refers to something comes after it; so it is listed before it.
-_ORDER = (_KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
+_ORDER = (KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Replicating:
     replica: ObjectStore
     keys: Keys
     signers: Mapping[str, Signer]
+    wrapped: KeyDocuments | None
     departed: Departed
     mending: Mending
     blobs: Callable[[str], Blobs]
@@ -64,6 +66,7 @@ class Replicating:
         there = {folder: self._listed(self.replica, folder) for folder in _ORDER}
         points = {record.point: record for record in self.records.points()}
         self.domains.update((segment_prefix(r.domain), r.domain) for r in points.values())
+        self._put_back_keys(there[KEYS] - here[KEYS])
         for folder in _ORDER:
             for name in self._to_copy(folder, here, there, points):
                 if self.stopped():
@@ -137,7 +140,7 @@ class Replicating:
         self, folder: str, here: Mapping[str, set[str]], there: Mapping[str, set[str]],
         points: Mapping[PointId, PointRecord],
     ) -> Iterator[str]:  # fmt: skip
-        missing = sorted(here[folder] - there[folder])
+        missing = tenants_first(here[folder] - there[folder])
         if folder == _PACKS:
             yield from self._verified(missing)
         elif folder == _POINTS:
@@ -162,6 +165,18 @@ class Replicating:
             yield from (name for name in lost if name in needed)
         elif folder in self.signers:
             yield from lost
+
+    def put_back_keys(self) -> tuple[str, ...]:
+        """Those that only the replica has, and nothing else."""
+        there, here = (self._listed(each, KEYS) for each in (self.replica, self.objects))
+        self._put_back_keys(there - here)
+        return tuple(self.tally.mended)
+
+    def _put_back_keys(self, lost: Collection[str]) -> None:
+        """Before any is used: of a domain that shows none a new one would be made."""
+        for name in tenants_first(lost) if self.wrapped is not None else ():
+            if not self.stopped():
+                self._put_back(name)
 
     def _verified(self, names: Collection[str]) -> Iterator[str]:
         """Packs that the vault relies upon; names that are none of ours are no concern."""
@@ -236,7 +251,7 @@ class Replicating:
 
     def _look_again(self, here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> None:
         """A few objects of each kind, drawn by lot, so that the replica does not rot unseen."""
-        for folder in (_PACKS, _INDEX, _POINTS, *self.signers):
+        for folder in (KEYS, _PACKS, _INDEX, _POINTS, *self.signers):
             both = sorted(here[folder] & there[folder])
             most = self.again if folder == _PACKS else self.again * _OTHERS
             for name in SystemRandom().sample(both, min(most, len(both))):
@@ -280,8 +295,8 @@ class Replicating:
             sound_pack(self.keys, domain_of(data), name, data)
         elif folder in SIGNED:
             sound_document(self.signers, name, data)
-        elif folder == _KEYS:
-            _is_json(name, data)
+        elif folder == KEYS:
+            self._is_key(name, data)
         else:
             domain = self._domain(name)
             if domain is None:
@@ -294,6 +309,12 @@ class Replicating:
             if root_hash(self.keys(domain).id_key, body) != root:
                 raise Integrity(f"{name} is not the root that its name tells")
         return True
+
+    def _is_key(self, name: str, data: bytes) -> None:
+        if self.wrapped is None:
+            _is_json(name, data)
+        else:
+            self.wrapped.check(name, data)
 
     def _domain(self, name: str) -> str | None:
         """Of a root or a segment of the index; None when no retained point is of it."""

@@ -46,6 +46,7 @@ from controlplane.vault.nouns import (
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
+    KeyDocuments,
     Keys,
     ObjectStore,
     Signer,
@@ -69,13 +70,14 @@ class Vault:
     `index` is the folder of the local cache, of one process at a time; without it, or when another
     process has it, the cache goes with this one. `replica` is a second store that a copy is kept
     in, and that what the first one lost or damaged is read and mended from; `signers` sign what
-    else lies there, by folder.
+    else lies there, by folder, and `wrapped` tells wrapped keys from what is none.
     """
 
     def __init__(
         self, *, records: VaultRecords, objects: ObjectStore, keys: Keys, signer: Signer,
         clock: Callable[[], datetime], index: Path | None = None,
         replica: ObjectStore | None = None, signers: Mapping[str, Signer] | None = None,
+        wrapped: KeyDocuments | None = None,
     ) -> None:  # fmt: skip
         self._records = records
         self._objects = objects
@@ -86,6 +88,7 @@ class Vault:
         self._kept = KeptPages()
         self._signers = {HEADS: signer, **(signers or {})}
         self._replica = replica
+        self._wrapped = wrapped
         self._departed = Departed(objects, signer)
         self._mending: Mending | None = None
         if replica is not None:
@@ -291,6 +294,7 @@ class Vault:
         return Check(
             order, records=self._records, objects=self._objects, keys=self._keys,
             signer=self._signer, index=self._index, read_root=self._read_root, name=name,
+            wrapped=self._wrapped, replica=self._replica,
         ).run(progress, cancelled)  # fmt: skip
 
     def replicate(
@@ -304,13 +308,17 @@ class Vault:
         `stopped` is asked between objects. So many packs of the replica's (`again`), and some of
         what is small, are drawn by lot, checked, and renewed from the store where they are damaged.
         """
-        if self._replica is None or self._mending is None:
-            return None
-        return Replicating(
-            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
-            signers=self._signers, departed=self._departed, mending=self._mending,
-            blobs=self._blobs, stopped=stopped, again=again,
-        ).run()  # fmt: skip
+        replicating = self._replicating(stopped, again)
+        return None if replicating is None else replicating.run()
+
+    def put_back_keys(self) -> tuple[str, ...]:
+        """Wrapped keys that the store lost and the replica has; their names.
+
+        For a database that was restored, before a key is used: of a domain of which neither
+        database nor store shows one, new ones are made. Fails as `replicate` does.
+        """
+        replicating = self._replicating(lambda: False, 0)
+        return () if replicating is None else replicating.put_back_keys()
 
     def read(self, name: str, check: Callable[[bytes], T], /) -> T:
         """What `check` makes of a small object of the store.
@@ -351,6 +359,15 @@ class Vault:
     def tidy_index(self, domain: str) -> None:
         """Remove what index segments say of deleted packs; `collect` does it where it deletes."""
         self._index.tidy(domain)
+
+    def _replicating(self, stopped: Callable[[], bool], again: int) -> Replicating | None:
+        if self._replica is None or self._mending is None:
+            return None
+        return Replicating(
+            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
+            signers=self._signers, wrapped=self._wrapped, departed=self._departed,
+            mending=self._mending, blobs=self._blobs, stopped=stopped, again=again,
+        )  # fmt: skip
 
     def _hold_what_heals(self, point: PointId) -> None:
         """What other points lost may stand in packs of this one: they hold those from now on."""
