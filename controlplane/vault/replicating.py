@@ -292,7 +292,7 @@ class Replicating:
         """Whether it is for us to copy; Integrity when it is not what it should be."""
         folder = name.partition("/")[0]
         if folder == _PACKS:
-            sound_pack(self.keys, domain_of(data), name, data)
+            sound_pack(self.keys, self._known(domain_of(data), name), name, data)
         elif folder in SIGNED:
             sound_document(self.signers, name, data)
         elif folder == KEYS:
@@ -309,6 +309,14 @@ class Replicating:
             if root_hash(self.keys(domain).id_key, body) != root:
                 raise Integrity(f"{name} is not the root that its name tells")
         return True
+
+    def _known(self, domain: str, pack: str) -> str:
+        """Of one that is none of ours keys would be made when they are asked for."""
+        if domain not in self.domains.values():
+            self.domains.update((segment_prefix(each), each) for each in self.records.domains())
+            if domain not in self.domains.values():
+                raise Integrity(f"{pack} tells of the domain {domain[:80]!r}, which is none of ours")
+        return domain
 
     def _is_key(self, name: str, data: bytes) -> None:
         if self.wrapped is None:

@@ -361,6 +361,29 @@ def test_a_segment_that_the_copy_keeps_is_tried_again(world, vault, replica):
     assert segments(replica) == segments(world.objects)
 
 
+@pytest.mark.parametrize("where", ["the first store", "the copy"])
+def test_a_domain_that_a_pack_only_claims_gets_no_keys(world, replica, where):
+    """Of a domain that has none they are made, durably: a flipped bit must not ask for them."""
+    asked = set()
+
+    def keys(domain: str):
+        asked.add(domain)
+        return world.keys(domain)
+
+    vault = world.vault(replica=replica, signers=SIGNERS, keys=keys)
+    world.take(vault, some_disk(1, "RR"))
+    (pack,) = world.files("packs")
+    if where == "the copy":
+        vault.replicate()
+        (name,) = replica.names("packs")
+        pack = replica._root / name
+    flip(pack, 17, 1)
+    asked.clear()
+    done = vault.replicate()
+    assert asked <= {DOMAIN}
+    assert done.renewed if where == "the copy" else done.troubles
+
+
 # Mending
 
 
