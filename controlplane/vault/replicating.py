@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from uuid import UUID
 
-from controlplane.domain.errors import Denied, Integrity, NotFound
+from controlplane.domain.errors import Denied, FedctlError, Integrity, NotFound
 from controlplane.domain.ids import PointId
 from controlplane.domain.vault import PackState, PointRecord
 from controlplane.vault.blobs import Blobs
@@ -239,15 +239,20 @@ class Replicating:
 
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:
-            for pack in {damage.pack for damage in self.records.damaged(domain)}:
+            damaged = {pack_name(damage.pack) for damage in self.records.damaged(domain)}
+            for name in self._verified(damaged):
                 if self.stopped():
                     return
-                if self.mending.pack(domain, pack) is not None:
-                    self.tally.mended.append(pack_name(pack))
-                else:
+                try:
+                    self.mending.mend(domain, pack_of(name))
+                except (Integrity, NotFound) as e:
                     self.tally.troubles.append(
-                        f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
+                        f"{name} is damaged, and the replica has no sound copy of it: {e}"
                     )
+                except FedctlError as e:
+                    self.tally.troubles.append(f"{name} is damaged and could not be mended: {e}")
+                else:
+                    self.tally.mended.append(name)
 
     def _look_again(self, here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> None:
         """A few objects of each kind, drawn by lot, so that the replica does not rot unseen."""

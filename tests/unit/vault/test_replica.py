@@ -12,7 +12,16 @@ from controlplane.vault.lives import Lives
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.memory import MemoryRecords
 from controlplane.vault.vault import Vault
-from tests.unit.vault.support import CHUNK, DOMAIN, Seal, World, read_all, some_disk
+from tests.unit.vault.support import (
+    CHUNK,
+    DOMAIN,
+    Seal,
+    World,
+    copy,
+    new_point,
+    read_all,
+    some_disk,
+)
 from tests.unit.vault.test_collection import HOUR
 from tests.unit.vault.test_damage import flip
 from tests.unit.vault.test_homes import home
@@ -540,6 +549,59 @@ def test_a_store_that_takes_nothing_back_is_read_past(world, vault, replica):
     assert world.records.damaged(DOMAIN)
     assert read_all(fresh(world, replica), point) == data
     assert world.records.damaged(DOMAIN) == frozenset()
+
+
+def test_a_round_calls_nothing_mended_that_the_store_did_not_take_back_and_tries_again(
+    world, vault, replica
+):
+    class Stuck(LocalObjects):
+        fixed = False
+
+        def delete(self, name):
+            if not self.fixed:
+                raise Unavailable("the disk is read-only")
+            super().delete(name)
+
+    data = some_disk(1, "RR")
+    point, _ = world.take(vault, data)
+    vault.replicate()
+    (pack,) = world.files("packs")
+    whole = pack.read_bytes()
+    flip(pack, CHUNK)
+    store = Stuck(world.root)
+    reader = world.vault(objects=store, replica=replica, signers=SIGNERS)
+    assert read_all(reader, point) == data
+    for _ in range(2):
+        done = reader.replicate()
+        assert done.mended == ()
+        [trouble] = done.troubles
+        assert pack.name in trouble
+        assert "the disk is read-only" in trouble
+        assert world.records.damaged(DOMAIN)
+    store.fixed = True
+    assert reader.replicate().mended == (pack.relative_to(world.root).as_posix(),)
+    assert pack.read_bytes() == whole
+    assert world.records.damaged(DOMAIN) == frozenset()
+    assert reader.replicate().mended == ()
+
+
+def test_damage_of_what_is_collected_is_no_trouble_of_a_round(world, vault, replica):
+    """Neither on its way out, nor where a copy is under way that will be made again."""
+    point, _ = world.take(vault, some_disk(1, "RR"))
+    world.take(vault, some_disk(2, "RR"))
+    gone = max(world.files("packs"), key=lambda path: path.stat().st_mtime_ns)
+    vault.replicate()
+    for pack in world.files("packs"):
+        world.records.damage(Damage(domain=DOMAIN, pack=bytes.fromhex(pack.name)))
+    copy(vault, some_disk(3, "RR"), point=new_point())
+    [under_way] = set(world.records.known_packs()) - world.records.verified_packs(DOMAIN)
+    world.records.damage(Damage(domain=DOMAIN, pack=under_way))
+    world.records.damage(Damage(domain=DOMAIN, pack=bytes(32)))
+    world.vault().forget(point)
+    world.vault().collect(holding=HOUR)
+    done = vault.replicate()
+    assert done.troubles == ()
+    assert done.mended == (gone.relative_to(world.root).as_posix(),)
 
 
 @pytest.mark.parametrize("step", ["delete", "upload"])
