@@ -223,8 +223,12 @@ class Replicating:
             return False
         send(self.replica, name, data)
         if not same(self.replica, name, data) and not self._sound_there(name):
-            self.replica.delete(name)
-            self.tally.troubles.append(f"{name} did not read back from the replica as written")
+            trouble = f"{name} did not read back from the replica as written"
+            try:
+                self.replica.delete(name)
+            except Denied as e:
+                trouble = f"{trouble}, which keeps it: {e}"
+            self.tally.troubles.append(trouble)
             return False
         self.tally.copied += 1
         self.tally.bytes += len(data)
@@ -320,7 +324,9 @@ class Replicating:
         if domain not in self.domains.values():
             self.domains.update((segment_prefix(each), each) for each in self.records.domains())
             if domain not in self.domains.values():
-                raise Integrity(f"{pack} tells of the domain {domain[:80]!r}, which is none of ours")
+                raise Integrity(
+                    f"{pack} tells of the domain {domain[:80]!r}, which is none of ours"
+                )
         return domain
 
     def _is_key(self, name: str, data: bytes) -> None:

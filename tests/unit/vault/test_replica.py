@@ -180,6 +180,27 @@ def test_what_does_not_read_back_from_the_replica_is_not_left_there(world, repli
     assert [name.partition("/")[0] for name in contents(replica)] == ["index", "heads"]
 
 
+def test_what_the_copy_took_badly_and_keeps_is_a_trouble_and_ends_no_round(world, replica):
+    class LossyAndKept(LocalObjects):
+        def upload(self, name):
+            upload = super().upload(name)
+            if name.startswith("packs/"):
+                write = upload.write
+                upload.write = lambda data: write(data[:-1])
+            return upload
+
+        def delete(self, name):
+            raise Denied("no key of yours deletes here")
+
+    vault = world.vault(replica=LossyAndKept(replica._root), signers=SIGNERS)
+    for seed in (1, 2):
+        world.take(vault, some_disk(seed, "R"))
+    done = vault.replicate(again=0)
+    assert len(done.troubles) == 2
+    assert all("no key of yours deletes here" in trouble for trouble in done.troubles)
+    assert len(list(replica.names("heads"))) == 2
+
+
 # What the first store loses is not lost, and what it makes up is not copied
 
 
