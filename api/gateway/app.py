@@ -129,8 +129,7 @@ class _Images:
             try:
                 image = await run_in_threadpool(self._access.look, token_sha256)
             except FedctlError as e:
-                _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
-                return PlainTextResponse("images cannot be looked up just now\n", 503)
+                return _not_just_now(e)
         if image is None or form != DiskFormat(image.served.format).called:
             return _missing()
         if not may_fetch(image.served, (scope.get("client") or (None,))[0]):
@@ -161,7 +160,10 @@ class _Images:
                 return PlainTextResponse("the image cannot be read\n", 500)
         image.unpaid += part.length
         if image.unpaid >= _UNPAID:
-            await asyncio.sleep(await self._pay(image, token_sha256, 0) or 0)
+            try:
+                await asyncio.sleep(await self._pay(image, token_sha256, 0) or 0)
+            except FedctlError as e:
+                return _not_just_now(e)
         return _Told(part.status, headers, body=data)
 
     async def _pay(self, image: Open, token_sha256: str, length: int) -> float | None:
@@ -191,6 +193,11 @@ class _Told:
         status, headers = self._status, self._headers
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": self._body})
+
+
+def _not_just_now(error: FedctlError) -> Response:
+    _log.error("images cannot be looked up: %s", error, extra={"code": error.code})
+    return PlainTextResponse("images cannot be looked up just now\n", 503)
 
 
 def _missing() -> Response:
