@@ -68,9 +68,12 @@ def main() -> int:
 def _extracted(disk: PointReader, file: Path) -> None:
     """A whole file, or none."""
     with _translated(file):
-        out = file.open("xb", buffering=0)
+        file.touch(mode=0o600, exist_ok=False)  # it was encrypted until now
     try:
-        with out, _stoppable() as stopped, _shown(disk.size) as progress, _translated(file):
+        with (
+            _translated(file), file.open("r+b", buffering=0) as out, _stoppable() as stopped,
+            _shown(disk.size) as progress,
+        ):  # fmt: skip
             restore(disk, out.fileno(), progress=progress, cancelled=stopped)
     except BaseException:
         file.unlink(missing_ok=True)
