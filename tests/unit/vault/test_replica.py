@@ -365,12 +365,16 @@ def test_a_segment_that_the_first_store_lost_stays_at_the_copy(world, vault, rep
     vault.replicate()
     before = segments(replica)
     world.files("index")[0].unlink()
-    forged = f"gone/{min(before)}"
+    vault._departed.put(f"{min(before)}0", world.clock())  # a genuine record, of another one
+    [genuine] = world.objects.names("gone")
+    moved, forged = (f"gone/{name}" for name in sorted(before))
+    world.objects.put(moved, world.objects.get(genuine))
     world.objects.put(forged, b"{}")
     done = vault.replicate()
     assert segments(replica) == before
-    assert len(done.troubles) == 1
-    assert forged in done.troubles[0]
+    assert len(done.troubles) == 2
+    assert "somebody moved it" in done.troubles[0]
+    assert forged in done.troubles[1]
 
 
 def test_a_segment_that_the_copy_keeps_is_tried_again(world, vault, replica):
