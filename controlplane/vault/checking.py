@@ -1,7 +1,7 @@
 """Whether the vault holds what its records say: heads, manifests, packs, as many blobs as asked.
 
-Nothing is repaired or deleted. Damage goes on record and out of the index, so that the next pass
-stores it again, and is named by instance, disk and offset.
+Damage goes on record and out of the index, so that the next pass stores it again, and is named by
+instance, disk and offset. Nothing is deleted; a replica mends heads and roots, as for any reader.
 """
 
 import math

@@ -285,7 +285,8 @@ class Vault:
     ) -> Checked:  # fmt: skip
         """Whether the store holds what is on record, read as deep as `order` says.
 
-        Deletes and repairs nothing; what is damaged is on record afterwards and out of the index.
+        Deletes and repairs nothing but what any reader mends from a replica (heads, roots); what is
+        damaged is on record afterwards and out of the index, and nothing is that reads back whole.
         `name` tells what people call an instance. Both callbacks are called on this thread,
         several times a second; CopyStopped when the latter answers true. What was read before
         need not be read again: the same order with the last progress's `after` repeats tables and

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from controlplane.domain.errors import Denied, Integrity, Unavailable
-from controlplane.domain.vault import Damage
+from controlplane.domain.vault import Damage, Depth
+from controlplane.vault.checking import CheckOrder
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
 from controlplane.vault.local import LocalObjects
@@ -494,6 +495,19 @@ def test_a_segment_that_was_tidied_away_meanwhile_is_not_brought_back(world, vau
     _, copied = world.take(other, some_disk(1, "RR"))
     assert copied.bytes_new == 0
     assert not segment.exists()
+
+
+@pytest.mark.parametrize("folder", ["points", "heads"])
+def test_heads_and_roots_are_mended_for_a_check_as_for_any_reader(world, vault, replica, folder):
+    world.take(vault, some_disk(1, "R"))
+    vault.replicate()
+    before = contents(world.objects)
+    (file,) = world.files(folder)
+    flip(file, 60)
+    order = CheckOrder(depth=Depth.STRUCTURE)
+    checked = fresh(world, replica).check(order, name=lambda tenant, instance: "x")
+    assert checked.findings == ()
+    assert contents(world.objects) == before
 
 
 def test_damage_that_a_check_found_is_mended_in_the_next_round(world, vault, replica):
