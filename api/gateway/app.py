@@ -25,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.gateway.access import Access, Find, Open, may_fetch
+from api.gateway.asking import Asking
 from api.gateway.ranges import Wanted, wanted
 from api.gateway.sending import Pieces
 from api.gateway.shelf import Shelf
@@ -36,6 +37,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,128}")
 _SMALL = 256 * KIB
 _UNPAID = MIB
 _CLIENTS = 128
+PATIENCE = 30
+"""Seconds that a connection may take for its next request."""
 _PARTIAL, _OK, _NOT_SATISFIABLE = 206, 200, 416
 _CONDITIONS = ("if-match", "if-none-match", "if-range", "range")
 
@@ -83,14 +86,15 @@ def server(
     """A server for the application that writes no addresses down; HTTPS with a certificate.
 
     `proxies` are the addresses and networks whose X-Forwarded-For is believed; else the peer's
-    address counts. More than 128 clients at a time are told to come again.
+    address counts. More than 128 clients at a time are told to come again; a connection that asks
+    for nothing in time ends.
     """
     return uvicorn.Server(
         uvicorn.Config(
             app, host=host, port=port, access_log=False, log_config=None, server_header=False,
-            timeout_keep_alive=30, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
+            timeout_keep_alive=PATIENCE, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
             proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
-            limit_concurrency=_CLIENTS,
+            limit_concurrency=_CLIENTS, http=Asking,
         )
     )  # fmt: skip
 

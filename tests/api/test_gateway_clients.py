@@ -368,3 +368,28 @@ def test_an_opening_that_failed_after_its_client_left_does_not_fail_the_next(sit
     site.serve(DiskFormat.RAW)
     [it] = site.exports.values()
     asyncio.run(both())
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost:"], ids=["nothing", "half"])
+def test_who_asks_for_nothing_takes_nobodys_place(site, client, monkeypatch, said):
+    """More connections than the gateway serves at a time, and no token is needed for them."""
+    monkeypatch.setattr("api.gateway.app.PATIENCE", 0.3)
+    with ExitStack() as stack:
+        with_gateway(site, stack)
+        url = site.serve(DiskFormat.RAW)
+        port = int(site.url.rpartition(":")[2])
+        for _ in range(130):
+            idle = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            idle.sendall(said)
+        until(
+            lambda: client.get(url, headers={"Range": "bytes=0-9"}).content == DISK[:10], "served"
+        )
+
+
+def test_a_request_that_takes_long_is_none_that_asks_for_nothing(site, client, monkeypatch):
+    monkeypatch.setattr("api.gateway.app.PATIENCE", 0.1)
+    with ExitStack() as stack:
+        with_gateway(site, stack, owed=lambda _served, length: length / (16 * MIB))
+        url = site.serve(DiskFormat.RAW)
+        for _ in range(2):
+            assert client.get(url).content == DISK  # half a second each
