@@ -2,6 +2,7 @@
 
 import random
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from controlplane.vault import flaws
 from controlplane.vault.checking import Check, CheckOrder, CheckProgress
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
+from controlplane.vault.sealing import Unsealable
 from tests.unit.vault.support import (
     CHUNK,
     DOMAIN,
@@ -117,8 +119,8 @@ def severities(checked) -> dict[str, Severity]:
     return {finding.id: finding.severity for finding in checked.findings}
 
 
-@pytest.mark.parametrize("how", ["a flipped bit", "all of its chunks"])
-def test_damage_is_a_blocker_until_every_point_that_is_kept_restores(world, vault, how):
+@pytest.mark.parametrize(("how", "blobs"), [("a flipped bit", 1), ("all of its chunks", 4)])
+def test_damage_is_a_blocker_until_every_point_that_is_kept_restores(world, vault, how, blobs):
     data = some_disk(20, "RRRR")
     older, _ = world.take(vault, data)
     other, _ = world.take(vault, some_disk(21, "RR"))  # so that a later pass keeps its own pages
@@ -130,7 +132,7 @@ def test_damage_is_a_blocker_until_every_point_that_is_kept_restores(world, vaul
     broken = check(world.vault())
     assert broken.damaged
     assert severities(broken) == {"VLT05": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
-    assert broken.measured.damaged > 0
+    assert broken.measured.damaged == blobs
     newer, _ = world.take(world.vault(), data)
     for _ in range(2):
         healed = check(world.vault())
@@ -155,6 +157,7 @@ def test_a_point_whose_manifest_is_lost_stays_a_blocker_until_it_is_not_kept_any
     newer, _ = world.take(world.vault(), data)
     checked = check(world.vault())
     assert severities(checked) == {"VLT03": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
+    assert checked.measured.damaged == 1
     assert str(older) in told(checked, "VLT07")
     assert str(newer) not in told(checked, "VLT07")
     vault.forget(older)
@@ -163,6 +166,41 @@ def test_a_point_whose_manifest_is_lost_stays_a_blocker_until_it_is_not_kept_any
     assert severities(gone) == {"VLT03": Severity.WARNING}
     vault.collect(holding=timedelta(0))
     assert check(world.vault()).findings == ()
+
+
+def test_damage_in_a_disk_of_several_pages_is_named_where_it_is(world, vault):
+    """Two neighbours and one apart, behind the first page of 512 chunks; then stored again."""
+    data = some_disk(30, "R" + "Z" * 599 + "RRRR" + "Z" * 500 + "R")
+    point, _ = world.take(vault, data)
+    for chunk in (601, 602, 1104):
+        plain = data[chunk * CHUNK : (chunk + 1) * CHUNK]
+        [(pack, at)] = [(p, at) for p in world.files("packs") for at in places(world, p, plain)]
+        flip(pack, at + 9)
+    text = told(check(world.vault()), "VLT07")
+    offsets = f"{601 * CHUNK}, {1104 * CHUNK}"
+    assert text == (
+        f"acme/7, disk 0: damaged {3 * CHUNK} bytes from offset {offsets} in 1 recovery point(s):"
+        f" {point}"
+    )
+    world.take(world.vault(), data)
+    healed = check(world.vault())
+    assert not healed.damaged
+    assert f"damaged {3 * CHUNK} bytes from offset {offsets} and stored again" in told(
+        healed, "VLT08"
+    )
+
+
+def places(world: World, pack: Path, plain: bytes) -> list[int]:
+    """Where in the pack's file blobs of that content begin."""
+    packs = Packs(objects=world.objects, keys=keys)
+    it = packs.open(DOMAIN, bytes.fromhex(pack.name))
+    found = []
+    for at, blob in enumerate(it.blobs):
+        with suppress(Unsealable):
+            sealed = packs.read(it, blob.offset, blob.stored)
+            if it.cipher.open(at, blob, sealed, it.id_key) == plain:
+                found.append(blob.offset)
+    return found
 
 
 def spoil_chunks(world: World, pack: Path) -> None:

@@ -696,6 +696,39 @@ def test_a_pack_that_was_collected_is_not_brought_back(world, vault, replica):
     assert not pack.exists()
 
 
+@pytest.mark.parametrize("folder", ["packs", "points", "heads", "homes"])
+def test_what_only_the_copy_has_and_is_spoilt_is_not_put_back(world, vault, replica, folder):
+    world.take(vault, some_disk(1, "R"))
+    Homes(world.objects, Seal()).put(home(epoch=1))
+    vault.replicate()
+    (file,) = world.files(folder)
+    name = file.relative_to(world.root).as_posix()
+    file.unlink()
+    flip(replica._root / name, 60)
+    done = vault.replicate(again=0)
+    assert done.mended == ()
+    assert len(done.troubles) == 1
+    assert not file.exists()
+
+
+def test_what_does_not_read_back_as_it_was_put_back_is_not_called_mended(world, vault, replica):
+    class Lossy(LocalObjects):
+        def upload(self, name):
+            upload = super().upload(name)
+            write = upload.write
+            upload.write = lambda data: write(data[:-1])
+            return upload
+
+    world.take(vault, some_disk(1, "R"))
+    vault.replicate()
+    (file,) = world.files("packs")
+    file.unlink()
+    lossy = world.vault(objects=Lossy(world.root), replica=replica, signers=SIGNERS)
+    done = lossy.replicate(again=0)
+    assert done.mended == ()
+    assert "does not read back" in done.troubles[0]
+
+
 def test_homes_and_lives_that_only_the_copy_shows_are_put_back(world, vault, replica):
     world.take(vault, some_disk(1, "R"))
     lives = Lives(world.objects, Seal())
