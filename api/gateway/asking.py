@@ -19,7 +19,7 @@ class Asking(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # none at first
             self._hurry()
         else:
             self._calm()
