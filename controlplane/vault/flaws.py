@@ -5,6 +5,7 @@ VLT06 key, VLT07 place of a disk, VLT08 place that was stored again, VLT09 index
 object on no record, VLT11 group of points, VLT12 wrapped key.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from controlplane.domain.finding import Finding, Severity
@@ -13,8 +14,8 @@ from controlplane.vault.naming import Affected, Extents
 
 Named = Callable[[TenantName, InstanceId], str]
 
-MOST = 500
-"""So many findings are kept; further ones are counted."""
+MOST = 200
+"""So many findings of one id and severity are kept; further ones are counted."""
 _SHOWN = 8
 _REPAIR = (
     "copy it again (a new recovery point, or the image's upload), which stores it anew, or bring it"
@@ -29,6 +30,7 @@ class Flaws:
     def __init__(self, name: Named) -> None:
         self._name = name
         self._found: dict[tuple[str, str, str], Finding] = {}
+        self._counts: Counter[tuple[str, Severity]] = Counter()
         self._more = 0
         self.damaged = False
 
@@ -124,7 +126,10 @@ class Flaws:
 
     def _add(self, finding: Finding) -> None:
         key = (finding.id, finding.subject, finding.evidence)
-        if key in self._found or len(self._found) < MOST:
+        if key in self._found:
+            return
+        self._counts[finding.id, finding.severity] += 1
+        if self._counts[finding.id, finding.severity] <= MOST:
             self._found[key] = finding
         else:
             self._more += 1

@@ -17,6 +17,7 @@ from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import Depth, PackState
 from controlplane.vault import flaws
 from controlplane.vault.checking import Check, CheckOrder, CheckProgress
+from controlplane.vault.naming import Affected
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
 from controlplane.vault.sealing import Unsealable
@@ -580,6 +581,28 @@ def test_usage_counts_what_is_shared_once_and_what_each_has_for_itself(world, va
     world.clock.pass_by(timedelta(hours=1))
     vault.collect(holding=timedelta(0))
     assert check(vault, STRUCTURE).measured.waste == after.waste  # in the pack that OTHER needs
+
+
+def test_many_findings_of_one_kind_hide_none_of_another():
+    """A store that lost very much still names whom it concerns."""
+    found = flaws.Flaws(lambda tenant, instance: f"{tenant}/{instance.int}")
+    for number in range(3000):
+        found.pack(number.to_bytes(32, "big"), missing=True, needed=False)
+        found.strange(f"packs/{number}")
+    found.pack(b"\xff" * 32, missing=True, needed=True)
+    extents = ((0, CHUNK),)
+    found.affected(
+        Affected(
+            tenant=TenantName("acme"), instance=INSTANCE, disk=0, extents=extents, again=(),
+            points=(new_point(),),
+        )
+    )  # fmt: skip
+    told = found.findings()
+    blockers = [finding.id for finding in told if finding.severity is Severity.BLOCKER]
+    assert blockers == ["VLT03", "VLT07"]
+    assert told[-1].id == "VLT00"
+    assert told[-1].evidence == f"{3000 + 3000 + 2 - (len(told) - 1)} more findings are left out"
+    assert len(told) < 1000
 
 
 def test_every_finding_is_in_the_list_of_findings():
