@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from uuid import UUID
@@ -48,6 +49,7 @@ def main() -> int:
                 stack.enter_context(of_embedded(State(folder=given.state.resolve())))
             parts = assemble(Settings(), process="extract")
             stack.callback(parts.close)
+            parts.store.await_schema(timedelta(0))
             began = monotonic()
             disk = stack.enter_context(closing(parts.vault.open(PointId(given.point), given.disk)))
             _extracted(disk, given.file)

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from api import extract
 from api.beside import of_embedded
 from api.embedded import State, agent_command
-from api.extract import _extracted
 from controlplane.domain.disk import MIB
 from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.keys.client import AgentClient
@@ -107,11 +108,24 @@ def test_an_extracted_disk_is_read_by_its_owner_alone(tmp_path):
     point, _ = world.take(vault, data)
     out = tmp_path / "disk"
     with closing(vault.open(point, 0)) as disk:
-        _extracted(disk, out)
+        extract._extracted(disk, out)
     assert out.read_bytes() == data
     assert out.stat().st_size < MIB
     assert out.stat().st_mode & 0o777 == 0o600
     world.close()
+
+
+def test_a_database_that_is_none_of_ours_is_named_as_that(tmp_path, monkeypatch, capsys):
+    for name, value in (
+        ("FEDCTL_DATABASE_URL", f"sqlite:///{tmp_path / 'other.db'}"),
+        ("FEDCTL_AGENT_SOCKET", str(tmp_path / "agent.sock")),
+        ("FEDCTL_VAULT", str(tmp_path / "vault")),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["extract", str(uuid4()), str(tmp_path / "out")])
+    assert extract.main() != 0
+    assert "the database has schema none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_socket_is_taken_for_an_agent(used):
