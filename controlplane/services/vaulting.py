@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
@@ -20,25 +21,34 @@ from controlplane.keys.port import (
     WrappedKey,
     WrappedKeys,
 )
+from controlplane.vault.pack import KEY_MISSING
 from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 
 _KEYS = "keys"
 
 
 def domain_keys(keyring: Keyring, rows: WrappedKeys) -> Keys:
-    """The keys of a dedup domain (`tenant/workspace`), made when they are first needed."""
+    """The keys of a dedup domain (`tenant/workspace`), made when they are first needed.
+
+    A former data key that does not open is left out: what was sealed with it says which it wants.
+    """
 
     def of(domain: str) -> DomainKeys:
-        data = keyring.current(Purpose.VAULT_DATA, domain)
+        try:
+            data = keyring.current(Purpose.VAULT_DATA, domain)
+            id_key = keyring.current(Purpose.VAULT_ID, domain).material
+        except (Integrity, NotFound) as e:
+            raise Integrity(f"the keys of {domain} do not open: {e}", reason=KEY_MISSING) from e
+        retired: dict[str, bytes] = {}
+        for row in rows.list(Purpose.VAULT_DATA, domain):
+            if row.name.id != data.name.id:
+                with suppress(Integrity, NotFound):
+                    retired[str(row.name.id)] = keyring.by_id(row.name.id).material
         return DomainKeys(
-            id_key=keyring.current(Purpose.VAULT_ID, domain).material,
+            id_key=id_key,
             data_key=data.material,
             data_key_id=str(data.name.id),
-            retired={
-                str(row.name.id): keyring.by_id(row.name.id).material
-                for row in rows.list(Purpose.VAULT_DATA, domain)
-                if row.name.id != data.name.id
-            },
+            retired=retired,
         )
 
     return of

@@ -33,6 +33,7 @@ class DomainKeys:
 
 
 Keys = Callable[[str], DomainKeys]
+"""Of a dedup domain; Integrity with reason `key-missing` where they do not open."""
 
 
 class KeyDocuments(Protocol):

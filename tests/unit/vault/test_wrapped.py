@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -195,3 +195,50 @@ def test_whatever_a_document_says_it_is_no_key_or_the_one_it_was(ring, field):
             spoilt = json.dumps({**document(ring.world.objects, name), field: value}).encode()
             with pytest.raises(Integrity, match=name):
                 documents.check(name, spoilt)
+
+
+def lose_tenant_key(ring: Ring) -> None:
+    rows = ring.rows.every()
+    ring.rows = MemoryKeys()
+    for row in rows:
+        if row.name.purpose is not Purpose.TENANT:
+            ring.rows.put_if_absent(row)
+
+
+def open_another_root(ring: Ring) -> None:
+    ring.agent = LocalAgent(RootKey(root=uuid4(), material=bytes(32)))
+
+
+@pytest.mark.parametrize("harm", [lose_tenant_key, open_another_root])
+def test_keys_that_do_not_open_put_no_damage_on_record(ring, harm):
+    """As with a wrong root key: what is stored is whole, and nothing must be stored again."""
+    [record] = ring.world.records.points()
+    kept = ring.rows, ring.agent
+    vault = ring.vault(replica=None)  # its signer has the right root still
+    reader = vault.open(record.point, 0)
+    harm(ring)
+    vault._packs._keys = domain_keys(ring.keyring, ring.kept)
+    with pytest.raises(Integrity):
+        reader.read(0, 10)
+    signer = StoreSigner(kept[1], SigningPurpose.VAULT_HEAD)
+    checked = check(ring.vault(signer=signer, wrapped=None, replica=None))
+    assert {finding.id for finding in checked.findings} <= {"VLT01", "VLT06", "VLT09"}
+    assert "keys of acme/shop do not open" in told(checked, "VLT06")
+    assert ring.world.records.damaged(DOMAIN) == frozenset()
+    ring.rows, ring.agent = kept
+    assert check(ring.vault()).findings == ()
+    assert read_all(ring.vault(), record.point) == some_disk(1, "R")
+
+
+def test_a_former_key_that_does_not_open_costs_what_was_sealed_with_it_alone(ring):
+    newer, _ = ring.world.take(ring.vault(), some_disk(2, "R"))
+    [older] = [r.point for r in ring.world.records.points() if r.point != newer]
+    rows = ring.rows.every()
+    ring.rows = MemoryKeys()
+    for row in rows:
+        former = row.name.purpose is Purpose.VAULT_DATA and row.name.version == 1
+        ring.rows.put_if_absent(replace(row, wrapped=row.wrapped[:-1]) if former else row)
+    assert read_all(ring.vault(), newer) == some_disk(2, "R")
+    with pytest.raises(Integrity, match="which the keyring does not have"):
+        read_all(ring.vault(), older)
+    assert ring.world.records.damaged(DOMAIN) == frozenset()
