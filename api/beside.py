@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from threading import Event
 from time import monotonic
 
-from api.embedded import State, agent_command, settings_of
+from api.embedded import State, agent_command, dies_with_parent, settings_of
 from controlplane.domain.errors import NotFound, Unavailable
+from controlplane.keys.client import AgentClient
 
 _PATIENCE = 20.0
 _LOOK = 0.05
@@ -19,7 +20,7 @@ def of_embedded(state: State) -> Iterator[None]:
     """The settings of a `fedctl dev`, and its key agent while it does not run itself."""
     check_begun(state)
     os.environ.update(settings_of(state))  # noqa: TID251  # for a composition root
-    if state.ready.exists():
+    if _served(state):
         yield
         return
     with _agent(state):
@@ -35,14 +36,27 @@ def check_begun(state: State) -> None:
         )
 
 
+def _served(state: State) -> bool:
+    """Whether an agent answers; files of a system that was killed say nothing."""
+    with contextlib.closing(AgentClient(state.agent_socket)) as agent:
+        try:
+            agent.status()
+        except Unavailable:
+            return False
+        return True
+
+
 @contextlib.contextmanager
 def _agent(state: State) -> Iterator[None]:
     log = state.folder / "logs" / "agent.log"
     with log.open("ab") as out:
-        agent = subprocess.Popen(agent_command(state), stdout=out, stderr=subprocess.STDOUT)
+        agent = subprocess.Popen(
+            agent_command(state), stdout=out, stderr=subprocess.STDOUT,
+            preexec_fn=dies_with_parent,  # noqa: PLW1509  # nothing but a prctl between fork and exec
+        )  # fmt: skip
     try:
         until = monotonic() + _PATIENCE
-        while not state.agent_socket.exists():
+        while not _served(state):
             if agent.poll() is not None or monotonic() > until:
                 raise Unavailable(f"the key agent did not start: see {log}")
             Event().wait(_LOOK)

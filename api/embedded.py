@@ -150,7 +150,7 @@ def temporal_pace() -> list[str]:
     return [word for each in _PACE for word in ("--dynamic-config-value", each)]
 
 
-def _dies_with_parent() -> None:
+def dies_with_parent() -> None:
     """Even a supervisor that is killed outright leaves no process behind (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -178,7 +178,7 @@ class Child:
             stdout=self._out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_dies_with_parent,  # noqa: PLW1509  # nothing but a prctl between fork and exec
+            preexec_fn=dies_with_parent,  # noqa: PLW1509  # nothing but a prctl between fork and exec
         )
         self.starts += 1
         self.last_start = monotonic()

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from uuid import UUID
@@ -48,6 +49,7 @@ def main() -> int:
                 stack.enter_context(of_embedded(State(folder=given.state.resolve())))
             parts = assemble(Settings(), process="extract")
             stack.callback(parts.close)
+            parts.store.await_schema(timedelta(0))
             began = monotonic()
             disk = stack.enter_context(closing(parts.vault.open(PointId(given.point), given.disk)))
             _extracted(disk, given.file)
@@ -68,9 +70,12 @@ def main() -> int:
 def _extracted(disk: PointReader, file: Path) -> None:
     """A whole file, or none."""
     with _translated(file):
-        out = file.open("xb", buffering=0)
+        file.touch(mode=0o600, exist_ok=False)  # it was encrypted until now
     try:
-        with out, _stoppable() as stopped, _shown(disk.size) as progress, _translated(file):
+        with (
+            _translated(file), file.open("r+b", buffering=0) as out, _stoppable() as stopped,
+            _shown(disk.size) as progress,
+        ):  # fmt: skip
             restore(disk, out.fileno(), progress=progress, cancelled=stopped)
     except BaseException:
         file.unlink(missing_ok=True)

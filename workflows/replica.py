@@ -46,29 +46,31 @@ class Replica:
 
     def look(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """One round; what fails is a warning, and is tried again in the next one."""
+        try:
+            self._round(stopped)
+        except FedctlError as error:
+            _log.warning("the vault's replica waits: %s", error)
+
+    def _round(self, stopped: Callable[[], bool]) -> None:
         now = self._clock()
         points = self._vault.committed()
         if self._done and self._done[1] == points and now - self._done[0] < self._anyway:
             return
         self._done = None
         again = self._looked is None or now - self._looked >= self._look_again
-        try:
-            done = self._vault.replicate(
-                lambda: stopped() or self._clock() > now + self._most, again=int(again)
-            )
-        except FedctlError as error:
-            _log.warning("the vault's replica waits: %s", error)
-            return
+        done = self._vault.replicate(
+            lambda: stopped() or self._clock() > now + self._most, again=int(again)
+        )
         if done is None or stopped():
             return
         self._tell(done)
         ended = self._clock()
-        if ended <= now + self._most:
-            self._done = now, points
-            self._looked = now if again else self._looked
         lag = Lag(at=ended, points=done.behind, oldest=done.oldest, troubles=len(done.troubles))
         with self._store.begin() as tx:
             tx.settings.lag = lag
+        if ended <= now + self._most:
+            self._done = now, points
+            self._looked = now if again else self._looked
 
     def _tell(self, done: Replicated) -> None:
         if done.copied or done.removed:

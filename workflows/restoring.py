@@ -4,6 +4,7 @@ Temporal starts empty in it. Whatever ran when the backup was taken is over as f
 and every site is frozen: what became of it is found by the surveys.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from uuid import UUID, uuid4
 
 from controlplane.domain.artefact import RETENTION, Artefact, ArtefactKind, ArtefactState
 from controlplane.domain.audit import AuditEntry
-from controlplane.domain.errors import Conflict, Unavailable
+from controlplane.domain.errors import Conflict, FedctlError, Unavailable
 from controlplane.domain.ids import ResourceId
 from controlplane.domain.operation import ENDED, Operation, OperationState, Problem
 from controlplane.domain.placement import Home
@@ -30,6 +31,8 @@ from controlplane.vault.nouns import Recalled
 from controlplane.vault.vault import Vault
 from workflows.activities.endings import Outcome, conclude
 from workflows.activities.records import OLD_HOME
+
+_log = logging.getLogger(__name__)
 
 WHY = "the control plane was restored from a backup"
 _UNENDED = frozenset(OperationState) - ENDED
@@ -154,6 +157,10 @@ def _note(tx: Tx, header: Header, life: int, now: datetime) -> None:
 
 def _recall(ground: Ground, header: Header, now: datetime) -> Restored:
     """What the store knows, and the rows of the backup's day do not; again is fine."""
+    try:
+        ground.vault.put_back_keys()
+    except FedctlError as error:
+        _log.warning("keys that only the vault's replica may have are not looked for: %s", error)
     keys = ground.keys.recall()
     vault = ground.vault.recall(lambda key: _owner(ground, key))
     adopted: list[str] = []

@@ -12,7 +12,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from controlplane.domain.admission import Bounds
-from controlplane.domain.errors import Unavailable
+from controlplane.domain.errors import FedctlError
 from controlplane.domain.ids import OperationId
 from controlplane.domain.operation import OperationKind
 from controlplane.services.admission import admit
@@ -59,7 +59,7 @@ class Starter:
             pause = self._pause
             try:
                 told = await self.tell()
-            except (RPCError, Unavailable) as error:
+            except (RPCError, FedctlError) as error:
                 _log.warning("the outbox waits: %s", error)
                 told, pause = 0, 1.0
             if not told:

@@ -25,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.gateway.access import Access, Find, Open, may_fetch
+from api.gateway.asking import Asking
 from api.gateway.ranges import Wanted, wanted
 from api.gateway.sending import Pieces
 from api.gateway.shelf import Shelf
@@ -36,6 +37,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,128}")
 _SMALL = 256 * KIB
 _UNPAID = MIB
 _CLIENTS = 128
+PATIENCE = 30
+"""Seconds that a connection may take for its next request."""
 _PARTIAL, _OK, _NOT_SATISFIABLE = 206, 200, 416
 _CONDITIONS = ("if-match", "if-none-match", "if-range", "range")
 
@@ -83,14 +86,15 @@ def server(
     """A server for the application that writes no addresses down; HTTPS with a certificate.
 
     `proxies` are the addresses and networks whose X-Forwarded-For is believed; else the peer's
-    address counts. More than 128 clients at a time are told to come again.
+    address counts. More than 128 clients at a time are told to come again; a connection that asks
+    for nothing in time ends.
     """
     return uvicorn.Server(
         uvicorn.Config(
             app, host=host, port=port, access_log=False, log_config=None, server_header=False,
-            timeout_keep_alive=30, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
+            timeout_keep_alive=PATIENCE, lifespan="on", ssl_certfile=certificate, ssl_keyfile=key,
             proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
-            limit_concurrency=_CLIENTS,
+            limit_concurrency=_CLIENTS, http=Asking,
         )
     )  # fmt: skip
 
@@ -129,8 +133,7 @@ class _Images:
             try:
                 image = await run_in_threadpool(self._access.look, token_sha256)
             except FedctlError as e:
-                _log.error("images cannot be looked up: %s", e, extra={"code": e.code})
-                return PlainTextResponse("images cannot be looked up just now\n", 503)
+                return _not_just_now(e)
         if image is None or form != DiskFormat(image.served.format).called:
             return _missing()
         if not may_fetch(image.served, (scope.get("client") or (None,))[0]):
@@ -161,7 +164,10 @@ class _Images:
                 return PlainTextResponse("the image cannot be read\n", 500)
         image.unpaid += part.length
         if image.unpaid >= _UNPAID:
-            await asyncio.sleep(await self._pay(image, token_sha256, 0) or 0)
+            try:
+                await asyncio.sleep(await self._pay(image, token_sha256, 0) or 0)
+            except FedctlError as e:
+                return _not_just_now(e)
         return _Told(part.status, headers, body=data)
 
     async def _pay(self, image: Open, token_sha256: str, length: int) -> float | None:
@@ -191,6 +197,11 @@ class _Told:
         status, headers = self._status, self._headers
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": self._body})
+
+
+def _not_just_now(error: FedctlError) -> Response:
+    _log.error("images cannot be looked up: %s", error, extra={"code": error.code})
+    return PlainTextResponse("images cannot be looked up just now\n", 503)
 
 
 def _missing() -> Response:

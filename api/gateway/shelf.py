@@ -52,7 +52,7 @@ class Shelf:
         """The open image; Integrity when it is not as long as was announced."""
         key = _key(served)
         held = self._held.get(key)
-        if held is None:
+        if held is None or _failed(held.opening):
             opening = asyncio.ensure_future(self._in_thread(lambda: self._opened(served)))
             held = self._held[key] = _Held(opening=opening)
         held.users += 1
@@ -122,21 +122,27 @@ class Shelf:
             raise
 
     async def _tidy(self) -> None:
-        """Close what nobody uses and too many others rest beside; forget what did not open."""
-        idle = [key for key, held in self._held.items() if not held.users and held.opening.done()]
-        failed = [key for key in idle if _failed(self._held[key].opening)]
-        for key in failed:
-            del self._held[key]
-        resting = [key for key in idle if key not in failed]
-        for key in resting[: max(len(resting) - (0 if self._closed else _AT_REST), 0)]:
+        """Close what nobody uses and too many others rest beside; forget what did not open.
+
+        One after the other, looking anew: while one is closed another may be wanted again.
+        """
+        while (key := self._longest_at_rest()) is not None:
             image = self._held.pop(key).opening.result()
             for block in [each for each in self._blocks if each[0] == key]:
                 del self._blocks[block]
             await self._in_thread(image.close)
 
+    def _longest_at_rest(self) -> _Key | None:
+        idle = [key for key, held in self._held.items() if not held.users and held.opening.done()]
+        failed = [key for key in idle if _failed(self._held[key].opening)]
+        for key in failed:
+            del self._held[key]
+        resting = [key for key in idle if key not in failed]
+        return resting[0] if len(resting) > (0 if self._closed else _AT_REST) else None
+
 
 def _failed(opening: "asyncio.Future[ByteSource]") -> bool:
-    return opening.cancelled() or opening.exception() is not None
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 
 def _key(served: Served) -> _Key:

@@ -72,7 +72,9 @@ class _Told(Collector):
             it.progressed_at,
         )
         yield GaugeMetricFamily(
-            "fedctl_vault_damaged", "Stored blobs and packs that did not read back.", it.damaged
+            "fedctl_vault_damaged",
+            "Stored blobs and packs that a recovery point lacks.",
+            it.damaged,
         )
         if it.replica is not None:
             yield from self._replica(it.replica)

@@ -18,7 +18,7 @@ class VaultCheckSpec(Wire):
 
 
 class VaultCheckProgress(Shown):
-    """`done` of `total` bytes of packs; `read` of them were read back."""
+    """`done` bytes were read, of about `total`; `read` of them are blobs, to be read back."""
 
     done: int
     total: int
@@ -57,8 +57,8 @@ class VaultStatsStatus(Status):
     `referenced` to `stored`. `exclusive`: of `stored`, what nobody else refers to. `freed`: what is
     deleted when these points are forgotten; the rest of `exclusive` becomes waste. `nextNew` and
     `nextStored`: what the newest point of each workload brought. Of all: `packs` and `packBytes` by
-    state, `waste`: stored blobs that no recovery point refers to, `damaged`: how many do not read
-    back.
+    state, `waste`: stored blobs that no recovery point refers to, `damaged`: how many that one
+    needs do not read back.
     """
 
     measured_at: datetime

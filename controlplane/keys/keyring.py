@@ -72,6 +72,10 @@ class Keyring:
         """The key with that id, of whatever version; `NotFound` if there is no such row."""
         return self._known(key).key
 
+    def check(self, row: WrappedKey) -> None:
+        """Integrity unless the key opens; NotFound when there is no row of what wraps it."""
+        self._opened(row)
+
     def held_current(self, purpose: Purpose, owner: str) -> OpenKey | None:
         """What `current` would give without asking anybody; for callers that must not wait."""
         with self._lock:

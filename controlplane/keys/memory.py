@@ -29,6 +29,10 @@ class MemoryKeys:
             found = [r for r in self._rows.values() if _place(r)[:2] == (purpose, owner)]
         return tuple(sorted(found, key=lambda row: row.name.version))
 
+    def every(self) -> "tuple[WrappedKey, ...]":
+        with self._lock:
+            return tuple(self._rows.values())
+
 
 def _place(row: WrappedKey) -> tuple[Purpose, str, int]:
     return row.name.purpose, row.name.owner, row.name.version

@@ -97,6 +97,10 @@ class WrappedKeys(Protocol):
         """All versions, oldest first."""
         ...
 
+    def every(self) -> "tuple[WrappedKey, ...]":
+        """Of all purposes and owners."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStatus:

@@ -14,7 +14,7 @@ from controlplane.services.keytrail import KeyTrail
 from controlplane.services.ports import ServiceSettings
 from controlplane.services.secrets import AuditSigner, SiteSecrets
 from controlplane.services.stores import open_replica, open_store
-from controlplane.services.vaulting import KeptKeys, StoreSigner, domain_keys
+from controlplane.services.vaulting import CheckedKeys, KeptKeys, StoreSigner, domain_keys
 from controlplane.settings import Settings
 from controlplane.store.engine import Store
 from controlplane.store.ports import StoredKeys, StoredVault
@@ -75,6 +75,7 @@ def assemble(settings: Settings, *, process: str = "fedctl", index: Path | None 
         index=index,
         replica=open_replica(settings),
         signers={"homes": signer, "incarnations": signer},
+        wrapped=CheckedKeys(rows, keyring),
     )
     return Assembly(
         store=store,

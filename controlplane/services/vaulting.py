@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from controlplane.domain.errors import Conflict, Integrity
+from controlplane.domain.errors import Conflict, Integrity, NotFound
 from controlplane.keys.keyring import Keyring
 from controlplane.keys.port import (
     KeyAgent,
@@ -20,25 +21,34 @@ from controlplane.keys.port import (
     WrappedKey,
     WrappedKeys,
 )
+from controlplane.vault.pack import KEY_MISSING
 from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 
 _KEYS = "keys"
 
 
 def domain_keys(keyring: Keyring, rows: WrappedKeys) -> Keys:
-    """The keys of a dedup domain (`tenant/workspace`), made when they are first needed."""
+    """The keys of a dedup domain (`tenant/workspace`), made when they are first needed.
+
+    A former data key that does not open is left out: what was sealed with it says which it wants.
+    """
 
     def of(domain: str) -> DomainKeys:
-        data = keyring.current(Purpose.VAULT_DATA, domain)
+        try:
+            data = keyring.current(Purpose.VAULT_DATA, domain)
+            id_key = keyring.current(Purpose.VAULT_ID, domain).material
+        except (Integrity, NotFound) as e:
+            raise Integrity(f"the keys of {domain} do not open: {e}", reason=KEY_MISSING) from e
+        retired: dict[str, bytes] = {}
+        for row in rows.list(Purpose.VAULT_DATA, domain):
+            if row.name.id != data.name.id:
+                with suppress(Integrity, NotFound):
+                    retired[str(row.name.id)] = keyring.by_id(row.name.id).material
         return DomainKeys(
-            id_key=keyring.current(Purpose.VAULT_ID, domain).material,
+            id_key=id_key,
             data_key=data.material,
             data_key_id=str(data.name.id),
-            retired={
-                str(row.name.id): keyring.by_id(row.name.id).material
-                for row in rows.list(Purpose.VAULT_DATA, domain)
-                if row.name.id != data.name.id
-            },
+            retired=retired,
         )
 
     return of
@@ -93,6 +103,9 @@ class KeptKeys:
     def list(self, purpose: Purpose, owner: str) -> tuple[WrappedKey, ...]:
         return self._rows.list(purpose, owner)
 
+    def every(self) -> tuple[WrappedKey, ...]:
+        return self._rows.every()
+
     def recall(self) -> int:
         """Takes every key of the store that the database lacks; how many those were.
 
@@ -103,6 +116,40 @@ class KeptKeys:
         for row in missing:
             self._rows.put_if_absent(row)
         return len(missing)
+
+
+class CheckedKeys:
+    """Tells the vault which documents of its stores are our wrapped keys."""
+
+    def __init__(self, rows: WrappedKeys, keyring: Keyring) -> None:
+        self._rows = rows
+        self._keyring = keyring
+
+    def names(self) -> frozenset[str]:
+        return frozenset(_object_name(row.name) for row in self._rows.every())
+
+    def check(self, name: str, document: bytes) -> None:
+        row = _wrapped(document, name)
+        if _object_name(row.name) != name:
+            raise Integrity(f"{name} in the store holds another key: somebody moved it")
+        standing = self._standing(row)
+        if standing is None:
+            try:
+                self._keyring.check(row)
+            except (Integrity, NotFound) as e:
+                raise Integrity(
+                    f"{name} in the store is on no record and does not open: {e}"
+                ) from e
+        elif _essence(standing) != _essence(row):
+            raise Integrity(f"{name} in the store is not the wrapped key that is on record")
+
+    def _standing(self, row: WrappedKey) -> WrappedKey | None:
+        versions = self._rows.list(row.name.purpose, row.name.owner)
+        return next((each for each in versions if each.name.version == row.name.version), None)
+
+
+def _essence(row: WrappedKey) -> tuple[KeyName, bytes, str]:
+    return row.name, row.wrapped, row.wrapped_by
 
 
 def _object_name(name: KeyName) -> str:
@@ -129,15 +176,15 @@ def _wrapped(document: bytes, what: str) -> WrappedKey:
     try:
         body = json.loads(document)
         name = KeyName(
-            id=KeyId(UUID(body["id"])),
+            id=KeyId(UUID(str(body["id"]))),
             purpose=Purpose(body["purpose"]),
-            owner=body["owner"],
+            owner=str(body["owner"]),
             version=int(body["version"]),
         )
         return WrappedKey(
             name=name,
             wrapped=b64decode(body["wrapped"], validate=True),
-            wrapped_by=body["wrapped_by"],
+            wrapped_by=str(body["wrapped_by"]),
             created_at=datetime.fromisoformat(body["created_at"]),
         )
     except (ValueError, KeyError, TypeError) as e:

@@ -71,6 +71,9 @@ class Keys:
         )
         return tuple(_to_noun(row) for row in rows)
 
+    def every(self) -> Versions:
+        return tuple(_to_noun(row) for row in self._session.scalars(select(_KeyRow)))
+
 
 def _to_noun(row: _KeyRow) -> WrappedKey:
     return WrappedKey(

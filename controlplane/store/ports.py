@@ -40,6 +40,10 @@ class StoredKeys:
         with self._store.read() as tx:
             return tx.keys.list(purpose, owner)
 
+    def every(self) -> Versions:
+        with self._store.read() as tx:
+            return tx.keys.every()
+
 
 class StoredVault:
     """The vault's `VaultRecords`; each method is told there."""

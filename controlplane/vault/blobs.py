@@ -77,6 +77,11 @@ class Blobs:
         """
         return self._fetch(refs, _body, gap=_GAP, alone=True)
 
+    def elsewhere(self, ref: Ref) -> bytes | None:
+        """Another pack that has the same blob, read there and found good; None without one."""
+        found = self._elsewhere(ref, _plain)
+        return None if found is None else found[0]
+
     def _described(self, ref: Ref) -> Blob:
         failed: Integrity | None = None
         for pack, position in self._places(ref):
@@ -111,7 +116,7 @@ class Blobs:
         if any(isinstance(got, Integrity) for got in out):
             self._index.refresh(self._domain)
         return [
-            self._elsewhere(ref, got, how) if isinstance(got, Integrity) else got or b""
+            self._other(ref, got, how) if isinstance(got, Integrity) else got or b""
             for ref, got in zip(refs, out, strict=True)
         ]
 
@@ -194,15 +199,29 @@ class Blobs:
         plain = pack.cipher.open(position, blob, sealed, pack.id_key)
         return plain if how is _plain else how(pack, position, blob, sealed)
 
-    def _elsewhere(self, ref: Ref, failed: Integrity, how: _Open) -> bytes | Integrity:
-        """A later pass may have stored the same chunk again."""
-        found = self._index.find(self._domain, [ref.id]).get(ref.id)
-        if found is None or found == (ref.pack, ref.position):
-            return failed
-        try:
-            return self._one(self._packs, found[0], found[1], ref.id, how)
-        except (Integrity, Unsealable):
-            return failed
+    def _other(self, ref: Ref, failed: Integrity, how: _Open) -> bytes | Integrity:
+        found = self._elsewhere(ref, how)
+        return failed if found is None else found[1]
+
+    def _elsewhere(self, ref: Ref, how: _Open) -> tuple[bytes, bytes] | None:
+        """A pack, and the blob from it, where a later pass stored the same chunk again.
+
+        A place that does not hold it either leaves the index, so that the next pass stores it.
+        """
+        while found := self._index.find(self._domain, [ref.id]).get(ref.id):
+            pack, position = found
+            if found == (ref.pack, ref.position):
+                return None
+            try:
+                return pack, self._one(self._packs, pack, position, ref.id, how)
+            except Integrity as e:
+                if e.reason == KEY_MISSING:
+                    return None
+                self._packs.drop(pack)
+                self._index.damaged(Damage(domain=self._domain, pack=pack))
+            except Unsealable:
+                self._index.damaged(Damage(domain=self._domain, pack=pack, position=position))
+        return None
 
 
 def _damage(ref: Ref) -> Integrity:

@@ -58,7 +58,8 @@ class Measured:
     """The whole vault. `packs` and `pack_bytes` are by state, without those to be deleted.
 
     `waste`: bytes of blobs in packs that no retained point refers to, among them what running
-    copies stored and did not commit yet. `damaged` counts blobs and whole packs on record as such.
+    copies stored and did not commit yet. `damaged` counts blobs and whole packs that keep a
+    retained point from being restored.
     """
 
     total: Usage

@@ -1,14 +1,14 @@
 """Whether the vault holds what its records say: heads, manifests, packs, as many blobs as asked.
 
-Nothing is repaired or deleted. Damage goes on record and out of the index, so that the next pass
-stores it again, and is named by instance, disk and offset.
+Damage goes on record and out of the index, so that the next pass stores it again, and is named by
+instance, disk and offset. Nothing is deleted; a replica mends heads and roots, as for any reader.
 """
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -29,13 +29,14 @@ from controlplane.domain.vault import (
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.census import Census, Measured, Usage, Workload, added
 from controlplane.vault.flaws import Flaws, Named
+from controlplane.vault.forecast import CountedObjects, Forecast
 from controlplane.vault.index import ChunkIndex
 from controlplane.vault.manifest import Entries, KeptPages, Shape, decode, levels
 from controlplane.vault.naming import Naming, page_key
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import KEY_MISSING, Pack, Packs, pack_name
 from controlplane.vault.papers import Papers
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import KeyDocuments, Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.sealing import Unsealable
 
 _POLL = 0.2
@@ -75,17 +76,16 @@ class CheckOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckProgress:
-    """`done` of `total` bytes of packs are dealt with; `read` were read; `after` as in CheckOrder.
+    """`done` bytes were read, of about `total`; `blobs` bytes of them are blobs that were checked.
 
-    Before the first pack manifests are read: `walked` bytes of `length`, all disks of all points.
+    `after` as in CheckOrder. The last one is `ended`.
     """
 
     done: int
     total: int
-    read: int
-    walked: int
-    length: int
+    blobs: int
     after: str
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +109,13 @@ class _Looked:
     blobs: int = 0
     bad: tuple[int, ...] = ()
     why: Integrity | None = None
+    whole: bool = False
+    """Of one on record as damaged: all of it was read, and is what it was."""
 
 
 @dataclass(slots=True)
 class _Count:
-    done: int = 0
-    total: int = 0
     read: int = 0
-    walked: int = 0
-    length: int = 0
     packs: int = 0
     blobs: int = 0
     after: str = ""
@@ -135,10 +133,13 @@ class Check:
         self, order: CheckOrder, *, records: VaultRecords, objects: ObjectStore, keys: Keys,
         signer: Signer, index: ChunkIndex,
         read_root: Callable[[PointRecord], tuple[DiskCopied, ...]], name: Named,
+        wrapped: KeyDocuments | None = None, replica: ObjectStore | None = None,
     ) -> None:  # fmt: skip
         self._order = order
         self._records = records
-        self._objects = objects
+        share = 0 if order.depth is Depth.STRUCTURE else 1 / order.parts
+        self._forecast = Forecast(share=share)
+        objects = self._objects = CountedObjects(objects, self._forecast.got)
         self._index = index
         self._read_root = read_root
         # Tables and pages are read anew, whatever this process remembers of them.
@@ -146,7 +147,7 @@ class Check:
         self._flaws = Flaws(name)
         self._papers = Papers(
             records=records, objects=objects, keys=keys, signer=signer, flaws=self._flaws,
-            stopped=self._stopped,
+            wrapped=wrapped, replica=replica, stopped=self._stopped,
         )  # fmt: skip
         self._count = _Count(after=order.after)
         self._told: set[Damage] = set()
@@ -170,15 +171,16 @@ class Check:
             finally:
                 self._stop.set()
             checked = future.result()
-        progress(self._seen())
+        seen = self._seen()
+        progress(replace(seen, total=seen.done, ended=True))
         return checked
 
     def _check(self) -> Checked:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="vault-check") as pool:
             points = self._records.points()
             domains = self._records.domains()
-            self._count.length = sum(disk.size for r in points for disk in r.disks)
-            self._count.total = self._sizes(domains, pool)
+            self._forecast.expect_points(points)
+            self._expect(domains, pool)
             self._papers.heads(points, self._read_root)
             workloads: dict[Workload, Usage] = {}
             wholes: dict[str, Usage] = {}
@@ -190,10 +192,15 @@ class Check:
                 blobs = self._blobs(domain, pool)
                 census = Census()
                 by_instance = _by_instance(mine)
+                self._forecast.walking()
                 for (_, instance), records in by_instance.items():
                     self._walk(domain, instance, records, blobs, census)
+                self._forecast.looking()
+                flawed: list[_Looked] = []
                 for state, looked in self._looked_at(domain, pool):
                     states[state] += 1
+                    if looked.why is not None or looked.bad:
+                        flawed.append(replace(looked, opened=None))
                     if looked.opened is not None:
                         sizes[state] += looked.opened.size
                         waste += census.count(looked.opened)
@@ -205,8 +212,12 @@ class Check:
                 }
                 workloads |= here
                 wholes[domain] = census.whole(here.values())
-                damaged += self._name(domain, mine, blobs)
+                self._forecast.rest()
+                needed = self._name(domain, blobs)
+                damaged += len(needed)
+                self._tell(flawed, {pack for pack, _ in needed})
                 self._papers.segments(domain)
+            self._papers.keys_wrapped()
             self._papers.strange()
         tenants = sorted({workload.tenant for workload in workloads})
         return Checked(
@@ -226,8 +237,8 @@ class Check:
             ),
         )
 
-    def _sizes(self, domains: tuple[str, ...], pool: Executor) -> int:
-        """Bytes of all packs in the store; what is missing is met again."""
+    def _expect(self, domains: tuple[str, ...], pool: Executor) -> None:
+        """All packs in the store, by their sizes; what is missing is met again."""
 
         def size(pack: bytes) -> int:
             try:
@@ -235,11 +246,11 @@ class Check:
             except NotFound:
                 return 0
 
-        return sum(
-            sum(pool.map(size, [pack for pack, state in some if state in _IN_STORE]))
-            for domain in domains
-            for some in self._pages_of_packs(domain)
-        )
+        for domain in domains:
+            for some in self._pages_of_packs(domain):
+                here = [pack for pack, state in some if state in _IN_STORE]
+                for pack, length in zip(here, pool.map(size, here), strict=True):
+                    self._forecast.expect_pack(length, blobs=self._reads(domain, pack))
 
     def _pages_of_packs(self, domain: str) -> Iterator[tuple[tuple[bytes, PackState], ...]]:
         after = b""
@@ -260,7 +271,7 @@ class Check:
             for copied in record.disks:
                 if copied.top is not None:
                     self._tree(domain, instance, copied.layout, copied.top, seen, blobs, census)
-                self._count.walked += copied.size
+            self._forecast.walked(record)
 
     def _tree(  # noqa: PLR0917  # one domain's walk
         self, domain: str, instance: InstanceId, layout: Layout, top: Ref, seen: set[bytes],
@@ -339,10 +350,15 @@ class Check:
     # Packs
 
     def _looked_at(self, domain: str, pool: Executor) -> Iterator[tuple[PackState, _Looked]]:
-        """Every pack in the store, after its flaws were noted, in the order of their ids."""
+        """Every pack in the store, after its damage was noted, in the order of their ids."""
+        doubtful: dict[bytes, set[int]] = {}
+        for damage in self._records.damaged(domain):
+            places = doubtful.setdefault(damage.pack, set())
+            if damage.position is not None:
+                places.add(damage.position)
         for some in self._pages_of_packs(domain):
             here = [(pack, state) for pack, state in some if state in _IN_STORE]
-            looks = pool.map(partial(self._look, domain), [pack for pack, _ in here])
+            looks = pool.map(partial(self._look, domain, doubtful), [pack for pack, _ in here])
             for (pack, state), looked in zip(here, looks, strict=True):
                 self._heed()
                 if not self._noted(domain, looked):
@@ -350,38 +366,58 @@ class Check:
                 self._packs.drop(pack)
                 self._count.packs += 1
                 self._count.blobs += looked.blobs
-                self._count.done += looked.opened.size if looked.opened else 0
                 self._count.after = max(self._count.after, _place(domain, pack))
                 yield state, looked
 
-    def _look(self, domain: str, pack: bytes) -> _Looked:
+    def _look(self, domain: str, doubtful: Mapping[bytes, set[int]], pack: bytes) -> _Looked:
         try:
             if self._stopped():
                 raise CopyStopped
             self._packs.drop(pack)
             opened = self._packs.open(domain, pack)
-            which = self._order.blobs(opened)
-            if _place(domain, pack) <= self._order.after:
-                which = range(0)
-            bad = self._packs.check_blobs(opened, which, self._stopped, self._count.passed)
+            reads = self._reads(domain, pack)
+            which = self._order.blobs(opened) if reads else range(0)
+            bad = self._bad(opened, which)
+            self._forecast.looked(opened, which, blobs=reads)
+            whole = pack in doubtful and not bad and self._whole(opened, doubtful[pack])
         except Integrity as e:
             return _Looked(pack=pack, opened=None, why=e)
-        return _Looked(pack=pack, opened=opened, blobs=len(which), bad=tuple(bad))
+        return _Looked(pack=pack, opened=opened, blobs=len(which), bad=tuple(bad), whole=whole)
+
+    def _reads(self, domain: str, pack: bytes) -> bool:
+        """Whether blobs of it are to be read."""
+        return _place(domain, pack) > self._order.after
+
+    def _bad(self, opened: Pack, which: range) -> list[int]:
+        return self._packs.check_blobs(opened, which, self._stopped, self._count.passed)
+
+    def _whole(self, opened: Pack, doubtful: Collection[int]) -> bool:
+        """All of it, if the blobs do that are on record as damaged."""
+        count = len(opened.blobs)
+        parts = (*(range(at, at + 1) for at in doubtful), range(count))
+        return all(part.stop <= count and not self._bad(opened, part) for part in parts)
 
     def _noted(self, domain: str, looked: _Looked) -> bool:
-        """Whether the pack is still one to speak of, its flaws put down."""
+        """Whether the pack is still one to speak of, its damage on record."""
         if looked.why is not None:
             if looked.why.reason == KEY_MISSING:
                 self._flaws.key_missing(domain, str(looked.why))
             elif not self._damage(Damage(domain=domain, pack=looked.pack)):
                 return False
-            else:
-                self._flaws.pack(looked.pack, missing=isinstance(looked.why.__cause__, NotFound))
         for position in looked.bad:
             self._damage(Damage(domain=domain, pack=looked.pack, position=position))
-        if looked.bad:
-            self._flaws.blobs(looked.pack, looked.bad)
+        if looked.whole and all(damage.pack != looked.pack for damage in self._told):
+            self._index.mended(looked.pack)
         return True
+
+    def _tell(self, flawed: Iterable[_Looked], needed: Collection[bytes]) -> None:
+        for looked in flawed:
+            mine = looked.pack in needed
+            if looked.bad:
+                self._flaws.blobs(looked.pack, looked.bad, needed=mine)
+            elif looked.why is not None and looked.why.reason != KEY_MISSING:
+                missing = isinstance(looked.why.__cause__, NotFound)
+                self._flaws.pack(looked.pack, missing=missing, needed=mine)
 
     def _damage(self, damage: Damage) -> bool:
         """On record, and out of the index; unless the pack was given up in the meantime."""
@@ -398,8 +434,11 @@ class Check:
     def _in_use(self, pack: bytes) -> bool:
         return self._records.states([pack]).get(pack) in _IN_STORE
 
-    def _name(self, domain: str, points: list[PointRecord], blobs: Blobs) -> int:
-        """Which places of which disks are damaged; how many damages are on record."""
+    def _name(self, domain: str, blobs: Blobs) -> Collection[tuple[bytes, int | None]]:
+        """Which places of which disks are damaged; the damages that keep one from being restored.
+
+        What was stored again since is held for the points that are read from there.
+        """
         states: dict[bytes, bool] = {}
         damages: list[Damage] = []
         for damage in self._records.damaged(domain):
@@ -407,15 +446,17 @@ class Check:
                 states[damage.pack] = self._in_use(damage.pack)
             if states[damage.pack]:
                 damages.append(damage)
-        if damages:
-            naming = Naming(
-                damages=damages, blobs=blobs, index=self._index, domain=domain,
-                stopped=self._stopped,
-            )  # fmt: skip
-            retained = [record for record in points if self._records.point(record.point)]
-            for affected in naming.run(retained):
-                self._flaws.affected(affected)
-        return len(damages)
+        if not damages:
+            return ()
+        naming = Naming(
+            damages=damages, blobs=blobs, index=self._index, domain=domain, stopped=self._stopped
+        )
+        for affected in naming.run(r for r in self._records.points() if r.domain == domain):
+            self._flaws.affected(affected)
+        for point, packs in naming.healing.items():
+            if packs:
+                self._records.hold(point, packs)
+        return naming.needed
 
     def _blobs(self, domain: str, pool: Executor) -> Blobs:
         return Blobs(
@@ -424,10 +465,8 @@ class Check:
 
     def _seen(self) -> CheckProgress:
         count = self._count
-        return CheckProgress(
-            done=count.done, total=count.total, read=count.read, walked=count.walked,
-            length=count.length, after=count.after,
-        )  # fmt: skip
+        done, total = self._forecast.seen()
+        return CheckProgress(done=done, total=total, blobs=count.read, after=count.after)
 
     def _stopped(self) -> bool:
         return self._stop.is_set()

@@ -2,9 +2,10 @@
 
 VLT01 head or root, VLT02 chain of heads, VLT03 pack missing, VLT04 pack's table, VLT05 blobs,
 VLT06 key, VLT07 place of a disk, VLT08 place that was stored again, VLT09 index segment, VLT10
-object on no record, VLT11 group of points.
+object on no record, VLT11 group of points, VLT12 wrapped key.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from controlplane.domain.finding import Finding, Severity
@@ -13,13 +14,14 @@ from controlplane.vault.naming import Affected, Extents
 
 Named = Callable[[TenantName, InstanceId], str]
 
-MOST = 500
-"""So many findings are kept; further ones are counted."""
+MOST = 200
+"""So many findings of one id and severity are kept; further ones are counted."""
 _SHOWN = 8
 _REPAIR = (
     "copy it again (a new recovery point, or the image's upload), which stores it anew, or bring it"
     " back from another copy of the store; and look at the store's hardware"
 )
+_SPARE = "nothing for the recovery points; look at the store's hardware"
 
 
 class Flaws:
@@ -28,6 +30,7 @@ class Flaws:
     def __init__(self, name: Named) -> None:
         self._name = name
         self._found: dict[tuple[str, str, str], Finding] = {}
+        self._counts: Counter[tuple[str, Severity]] = Counter()
         self._more = 0
         self.damaged = False
 
@@ -56,18 +59,19 @@ class Flaws:
             " the store",
         )  # fmt: skip
 
-    def pack(self, pack: bytes, *, missing: bool) -> None:
+    def pack(self, pack: bytes, *, missing: bool, needed: bool) -> None:
+        """`needed`: a retained point cannot be restored without it."""
         if missing:
-            self._grave("VLT03", _pack(pack), "it is missing from the store", _REPAIR)
+            self._stored("VLT03", pack, "it is missing from the store", needed=needed)
         else:
-            self._grave(
-                "VLT04", _pack(pack), "its table does not open: cut off or changed", _REPAIR
-            )
+            text = "its table does not open: cut off or changed"
+            self._stored("VLT04", pack, text, needed=needed)
 
-    def blobs(self, pack: bytes, positions: Sequence[int]) -> None:
+    def blobs(self, pack: bytes, positions: Sequence[int], *, needed: bool) -> None:
+        """`needed` as of a pack."""
         which = _some(positions)
         text = f"{len(positions)} blob(s) do not open or are not what they were: number {which}"
-        self._grave("VLT05", _pack(pack), text, _REPAIR)
+        self._stored("VLT05", pack, text, needed=needed)
 
     def key_missing(self, domain: str, why: str) -> None:
         self._grave(
@@ -92,6 +96,15 @@ class Flaws:
             )
         )  # fmt: skip
 
+    def wrapped(self, name: str, why: str) -> None:
+        self._add(
+            _finding(
+                "VLT12", Severity.WARNING, name, why,
+                "back up the database, which has the key if the vault can be read"
+                " (fedctl backup create), and bring the object back from another copy of the store",
+            )
+        )  # fmt: skip
+
     def strange(self, name: str) -> None:
         self._add(
             _finding(
@@ -100,13 +113,23 @@ class Flaws:
             )
         )  # fmt: skip
 
+    def _stored(self, code: str, pack: bytes, evidence: str, *, needed: bool) -> None:
+        if needed:
+            self._grave(code, _pack(pack), evidence, _REPAIR)
+            return
+        text = f"{evidence}; every recovery point can be restored without it"
+        self._add(_finding(code, Severity.WARNING, _pack(pack), text, _SPARE))
+
     def _grave(self, code: str, subject: str, evidence: str, remedy: str) -> None:
         self.damaged = True
         self._add(_finding(code, Severity.BLOCKER, subject, evidence, remedy))
 
     def _add(self, finding: Finding) -> None:
         key = (finding.id, finding.subject, finding.evidence)
-        if key in self._found or len(self._found) < MOST:
+        if key in self._found:
+            return
+        self._counts[finding.id, finding.severity] += 1
+        if self._counts[finding.id, finding.severity] <= MOST:
             self._found[key] = finding
         else:
             self._more += 1

@@ -1,11 +1,11 @@
 """Where verified chunks lie: sorted segments in the store, and a local cache of them."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 
-from controlplane.domain.errors import Exhausted, Integrity, NotFound, Unavailable
+from controlplane.domain.errors import Denied, Exhausted, Integrity, NotFound, Unavailable
 from controlplane.domain.vault import Damage
 from controlplane.vault.cache import Cache, Entries, Folder, Found
 from controlplane.vault.pack import Packs
@@ -14,7 +14,7 @@ from controlplane.vault.ports import (
     ObjectStore,
     VaultRecords,
 )
-from controlplane.vault.published import SEGMENT_ENTRIES, Published, drop_other_domains
+from controlplane.vault.published import SEGMENT_ENTRIES, Published
 from controlplane.vault.sealing import PAGE
 from controlplane.vault.whole import ReadWhole
 
@@ -30,13 +30,13 @@ class ChunkIndex:
     def __init__(
         self, *, path: Path | None, objects: ObjectStore, keys: Keys, packs: Packs,
         records: VaultRecords, read: ReadWhole | None = None,
+        departs: Callable[[str], None] = lambda _name: None,
     ) -> None:  # fmt: skip
-        self._objects = objects
         self._packs = packs
         self._records = records
         self._changing = RLock()
         self._folder = Folder(path)
-        self._published = Published(objects, keys, read)
+        self._published = Published(objects, keys, read, departs)
         self._caches: dict[str, Cache] = {}
         self._wrong: dict[str, set[Found]] = {}
 
@@ -75,7 +75,7 @@ class ChunkIndex:
                 cache.add({pack: found for pack, found in some.items() if pack not in known})
                 with suppress(Exhausted, Unavailable):
                     self._published.write(domain, some)
-            with suppress(Exhausted, Unavailable):
+            with suppress(Denied, Exhausted, Unavailable):
                 self._published.merge_where_many(domain, self._on_record)
 
     def find(self, domain: str, ids: Sequence[bytes]) -> dict[bytes, Found]:
@@ -90,7 +90,8 @@ class ChunkIndex:
 
     def damaged(self, damage: Damage) -> None:
         """Durably out of the index at once, so that the next pass stores it again."""
-        self._records.damage(damage)
+        if self._records.states([damage.pack]):  # a reader may come upon one that was collected
+            self._records.damage(damage)
         if damage.position is None:
             self.drop_pack(damage.pack)
         else:
@@ -117,7 +118,8 @@ class ChunkIndex:
         every = set(domains)
         for domain in every:
             self.tidy(domain)
-        drop_other_domains(self._objects, every)
+        with self._changing:
+            self._published.drop_other_domains(every)
 
     def _on_record(self, packs: Collection[bytes]) -> Collection[bytes]:
         return self._records.states(packs).keys()

@@ -60,7 +60,12 @@ class LocalObjects:
             return self._path(name).stat().st_size
 
     def names(self, folder: str) -> Iterator[str]:
-        for found, folders, files in os.walk(self._path(folder)):
+        def failed(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # none was made yet, or it just went
+                with _named(folder):
+                    raise error
+
+        for found, folders, files in os.walk(self._path(folder), onerror=failed):
             folders.sort()
             for file in sorted(files):
                 yield (Path(found) / file).relative_to(self._root).as_posix()

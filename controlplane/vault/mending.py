@@ -49,9 +49,7 @@ class Mending:
             if self._unmended is not None and self._unmended[0] == pack:
                 return self._unmended[1]
             try:
-                Packs(objects=self._replica, keys=self._keys).open(domain, pack)
-                data = self._replica.get(name)
-                packs = sound_pack(self._keys, domain, name, data)
+                data, packs = self._sound(domain, pack)
             except FedctlError as e:
                 _log.warning("%s cannot be mended from the replica: %s", name, e)
                 return None
@@ -61,6 +59,15 @@ class Mending:
                 self._unmended = (pack, packs)
                 _log.warning("%s is read from the replica and could not be mended: %s", name, e)
             return packs
+
+    def mend(self, domain: str, pack: bytes) -> None:
+        """Mends the first store with the whole pack.
+
+        Integrity when the replica has no sound copy; else what the stores say.
+        """
+        with self._lock:
+            self._replace_pack(pack, self._sound(domain, pack)[0])
+            self._unmended = None
 
     def small(self, name: str, check: Callable[[bytes], T]) -> T:
         """What `check` makes of the object; of the replica's where the first store's fails it."""
@@ -84,6 +91,12 @@ class Mending:
         check(name, data)
         send(self._objects, name, data)
         self._say(name, data)
+
+    def _sound(self, domain: str, pack: bytes) -> tuple[bytes, Packs]:
+        Packs(objects=self._replica, keys=self._keys).open(domain, pack)
+        name = pack_name(pack)
+        data = self._replica.get(name)
+        return data, sound_pack(self._keys, domain, name, data)
 
     def _replace_pack(self, pack: bytes, data: bytes) -> None:
         name = pack_name(pack)

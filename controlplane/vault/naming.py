@@ -18,7 +18,7 @@ Extents = tuple[tuple[int, int], ...]
 class Affected:
     """(offset, length) of what of a disk is damaged, alike in all these points.
 
-    `again`: other such places were stored again since, and are read from there.
+    `again`: other such places were stored again since, and were read from there.
     """
 
     tenant: TenantName
@@ -38,8 +38,11 @@ class Naming:
     index: ChunkIndex
     domain: str
     stopped: Callable[[], bool]
-    healing: set[bytes] = field(default_factory=set)
-    """Packs that have such places stored again, of all points so far."""
+    healing: dict[PointId, set[bytes]] = field(default_factory=dict)
+    """Packs that have such places stored again, by the point that reads them there."""
+    needed: set[tuple[bytes, int | None]] = field(default_factory=set)
+    """Of `damages` those that a point cannot be restored for, as (pack, position)."""
+    _others: dict[tuple[bytes, int], bytes | None] = field(default_factory=dict)
     _clean: set[bytes] = field(default_factory=set)
     _whole: set[bytes] = field(default_factory=set)
     _bad: set[tuple[bytes, int]] = field(default_factory=set)
@@ -52,8 +55,9 @@ class Naming:
         self.index.refresh(self.domain)
         found: dict[tuple[TenantName, InstanceId, int, Extents, Extents], list[PointId]] = {}
         for record in points:
+            healing = self.healing.setdefault(record.point, set())
             for copied in record.disks:
-                bad, again = self._disk(copied)
+                bad, again = self._disk(copied, healing)
                 if bad or again:
                     key = (record.tenant, record.instance, copied.disk, bad, again)
                     found.setdefault(key, []).append(record.point)
@@ -65,18 +69,14 @@ class Naming:
             for (tenant, instance, disk, bad, again), at in found.items()
         ]  # fmt: skip
 
-    def _disk(self, copied: DiskCopied) -> tuple[Extents, Extents]:
+    def _disk(self, copied: DiskCopied, healing: set[bytes]) -> tuple[Extents, Extents]:
         if copied.top is None:
             return (), ()
-        bad: list[tuple[int, int]] = []
-        again: list[tuple[int, int]] = []
-        self._page(copied.layout, levels(copied.layout) - 1, 0, copied.top, bad, again)
-        return merged(bad), merged(again)
+        found = _Found(healing=healing)
+        self._page(copied.layout, levels(copied.layout) - 1, 0, copied.top, found)
+        return merged(found.bad), merged(found.again)
 
-    def _page(  # noqa: PLR0917  # where in the tree, and the two lists it adds to
-        self, layout: Layout, level: int, index: int, ref: Ref,
-        bad: list[tuple[int, int]], again: list[tuple[int, int]],
-    ) -> None:  # fmt: skip
+    def _page(self, layout: Layout, level: int, index: int, ref: Ref, found: "_Found") -> None:
         key = page_key(ref)
         if key in self._clean:
             return
@@ -86,26 +86,34 @@ class Naming:
         span = shape.span(level)
         start = index * FANOUT * span
         everything = (start, min(FANOUT * span, layout.size - start))
-        if self._hit(ref):
-            bad.append(everything)
-            return
         try:
-            entries = self._entries(shape, level, index, ref)
+            entries = None if self._hit(ref) else self._entries(shape, level, index, ref)
         except Integrity:
-            bad.append(everything)
+            entries = None
+        if entries is None:
+            found.bad.append(everything)
+            self._need(ref)
             return
-        before = len(bad), len(again)
+        before = len(found.bad), len(found.again)
         for number, entry in enumerate(entries):
             if entry is None:
                 continue
             if level:
-                self._page(layout, level - 1, index * FANOUT + number, entry, bad, again)
+                self._page(layout, level - 1, index * FANOUT + number, entry, found)
             elif self._hit(entry):
                 at = start + number * span
-                place = (at, min(span, layout.size - at))
-                (again if self._stored_again(entry) else bad).append(place)
-        if (len(bad), len(again)) == before:
+                self._chunk(entry, (at, min(span, layout.size - at)), found)
+        if (len(found.bad), len(found.again)) == before:
             self._clean.add(key)
+
+    def _chunk(self, ref: Ref, place: tuple[int, int], found: "_Found") -> None:
+        other = self._other(ref)
+        if other is None:
+            found.bad.append(place)
+            self._need(ref)
+        else:
+            found.again.append(place)
+            found.healing.add(other)
 
     def _entries(self, shape: Shape, level: int, index: int, ref: Ref) -> Entries:
         """Of a page; none of a leaf page none of whose packs is damaged."""
@@ -117,12 +125,24 @@ class Naming:
     def _hit(self, ref: Ref) -> bool:
         return ref.pack in self._whole or (ref.pack, ref.position) in self._bad
 
-    def _stored_again(self, ref: Ref) -> bool:
-        place = self.index.find(self.domain, [ref.id]).get(ref.id)
-        if place is None or place == (ref.pack, ref.position):
-            return False
-        self.healing.add(place[0])
-        return True
+    def _need(self, ref: Ref) -> None:
+        self.needed.add((ref.pack, None if ref.pack in self._whole else ref.position))
+
+    def _other(self, ref: Ref) -> bytes | None:
+        """The pack that has the chunk stored again, read there once for all points."""
+        key = (ref.pack, ref.position)
+        if key not in self._others:
+            self._others[key] = self.blobs.elsewhere(ref)
+        return self._others[key]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """Of one disk; `healing` are packs that it is read from in places of damaged ones."""
+
+    healing: set[bytes]
+    bad: list[tuple[int, int]] = field(default_factory=list)
+    again: list[tuple[int, int]] = field(default_factory=list)
 
 
 def page_key(ref: Ref) -> bytes:

@@ -14,8 +14,9 @@ from controlplane.vault.flaws import Flaws
 from controlplane.vault.grouped import Groups
 from controlplane.vault.heads import HEADS, head_hash, read_head
 from controlplane.vault.nouns import CopyStopped
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import KeyDocuments, Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.published import Published
+from controlplane.vault.wrapped import doubtful
 
 _SOME = 500
 T = TypeVar("T")
@@ -30,6 +31,8 @@ class Papers:
     keys: Keys
     signer: Signer
     flaws: Flaws
+    wrapped: KeyDocuments | None
+    replica: ObjectStore | None
     stopped: Callable[[], bool]
 
     def heads(
@@ -61,6 +64,14 @@ class Papers:
                 self.flaws.segment(name, str(e))
             except NotFound:
                 continue  # removed in this moment
+
+    def keys_wrapped(self) -> None:
+        """Whether each wrapped key is there, in case the database is lost, and is what it was."""
+        if self.wrapped is None:
+            return
+        for name, why in self._each(doubtful(self.wrapped, self.objects, self.replica)):
+            if why is not None:
+                self.flaws.wrapped(name, why)
 
     def strange(self) -> None:
         """Packs and roots that are on no record."""

@@ -33,6 +33,22 @@ class DomainKeys:
 
 
 Keys = Callable[[str], DomainKeys]
+"""Of a dedup domain; Integrity with reason `key-missing` where they do not open."""
+
+
+class KeyDocuments(Protocol):
+    """The wrapped keys that lie under `keys/` in the store."""
+
+    def names(self) -> Collection[str]:
+        """Of the objects of all keys on record."""
+        ...
+
+    def check(self, name: str, document: bytes) -> None:
+        """Integrity unless it is the key on record or, where none is, opens as the name says.
+
+        What it is wrapped with must be known; Unavailable when it cannot be opened just now.
+        """
+        ...
 
 
 class Signer(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from controlplane.domain.errors import FedctlError, Integrity, NotFound
+from controlplane.domain.errors import Denied, FedctlError, Integrity, NotFound
 from controlplane.vault.ports import DomainKeys, Keys, ObjectStore
 from controlplane.vault.sealing import ID, open_object, seal_object
 from controlplane.vault.whole import ReadWhole, reading
@@ -43,11 +43,16 @@ class Head:
 class Published:
     """Segments are immutable and say the same of a pack, so that any of them may be lost or double.
 
-    Used by one thread at a time.
+    Used by one thread at a time. `departs` is told of each that is deleted next.
     """
 
-    def __init__(self, objects: ObjectStore, keys: Keys, read: ReadWhole | None = None) -> None:
+    def __init__(
+        self, objects: ObjectStore, keys: Keys, read: ReadWhole | None = None,
+        departs: Callable[[str], None] = lambda _name: None,
+    ) -> None:  # fmt: skip
         self._objects = objects
+        self._departs = departs
+        self._locked = False
         self._keys = keys
         self._whole = read or reading(objects)
         self._heads: dict[str, Head] = {}
@@ -101,7 +106,9 @@ class Published:
         self._heads[name] = Head(packs=tuple(packs), entries=len(entries), start=start)
 
     def merge_where_many(self, domain: str, alive: Alive) -> None:
-        """Put a few in the place of many small ones."""
+        """Put a few in the place of many small ones; never again where those cannot be deleted."""
+        if self._locked:
+            return
         small = {n: h for n, h in self.heads(domain).items() if h.entries < _SMALL}
         if len(small) >= _MANY:
             self._replace(domain, small, alive)
@@ -113,10 +120,18 @@ class Published:
         left = {name: sum(p in here for p in head.packs) for name, head in heads.items()}
         for name, count in left.items():
             if count == 0:
-                self._objects.delete(name)
+                self._delete(name)
         stale = {n: heads[n] for n, count in left.items() if 0 < 2 * count < len(heads[n].packs)}
         if stale:
             self._replace(domain, stale, alive)
+
+    def drop_other_domains(self, domains: Collection[str]) -> None:
+        """Remove the segments of every domain but these."""
+        known = {segment_prefix(domain) for domain in domains}
+        for name in list(self._objects.names(_FOLDER)):
+            if name.rpartition("/")[0] not in known:
+                with suppress(FedctlError):
+                    self._delete(name)
 
     def _replace(
         self, domain: str, old: Mapping[str, Head],
@@ -145,7 +160,15 @@ class Published:
         if kept:
             self.write(domain, kept)
         for name in names:
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        self._departs(name)
+        try:
             self._objects.delete(name)
+        except Denied:
+            self._locked = True
+            raise
 
     def _head(self, domain: str, name: str) -> Head:
         keys = self._keys(domain)
@@ -153,15 +176,6 @@ class Published:
             return _head(keys, name, self._objects.get)
         except Integrity:
             return self._whole(name, lambda data: checked_segment(keys, name, data)[0])
-
-
-def drop_other_domains(objects: ObjectStore, domains: Collection[str]) -> None:
-    """Remove the segments of every domain but these."""
-    known = {segment_prefix(domain) for domain in domains}
-    for name in list(objects.names(_FOLDER)):
-        if name.rpartition("/")[0] not in known:
-            with suppress(FedctlError):
-                objects.delete(name)
 
 
 def segment_prefix(domain: str) -> str:

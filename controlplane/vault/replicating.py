@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import SystemRandom
 from uuid import UUID
 
-from controlplane.domain.errors import Denied, Integrity, NotFound
+from controlplane.domain.errors import Denied, FedctlError, Integrity, NotFound
 from controlplane.domain.ids import PointId
 from controlplane.domain.vault import PackState, PointRecord
 from controlplane.vault.blobs import Blobs
@@ -17,16 +16,17 @@ from controlplane.vault.manifest import Tree
 from controlplane.vault.mending import Mending
 from controlplane.vault.nouns import Replicated
 from controlplane.vault.pack import domain_of, pack_name, pack_of
-from controlplane.vault.ports import Keys, ObjectStore, Signer, VaultRecords
+from controlplane.vault.ports import KeyDocuments, Keys, ObjectStore, Signer, VaultRecords
 from controlplane.vault.published import checked_segment, segment_prefix
 from controlplane.vault.sealing import open_object
 from controlplane.vault.soundness import SIGNED, sound_document, sound_pack
 from controlplane.vault.whole import same, send
+from controlplane.vault.wrapped import KEYS, tenants_first
 
-_KEYS, _PACKS, _INDEX, _POINTS = "keys", "packs", "index", "points"
+_PACKS, _INDEX, _POINTS = "packs", "index", "points"
 _OTHERS = 4  # small objects to each pack that is read again
 # What refers to something comes after it; so it is listed before it.
-_ORDER = (_KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
+_ORDER = (KEYS, _PACKS, _INDEX, _POINTS, *SIGNED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +50,7 @@ class Replicating:
     replica: ObjectStore
     keys: Keys
     signers: Mapping[str, Signer]
+    wrapped: KeyDocuments | None
     departed: Departed
     mending: Mending
     blobs: Callable[[str], Blobs]
@@ -65,13 +66,13 @@ class Replicating:
         there = {folder: self._listed(self.replica, folder) for folder in _ORDER}
         points = {record.point: record for record in self.records.points()}
         self.domains.update((segment_prefix(r.domain), r.domain) for r in points.values())
+        self._put_back_keys(there[KEYS] - here[KEYS])
         for folder in _ORDER:
             for name in self._to_copy(folder, here, there, points):
                 if self.stopped():
                     break
                 if self._copied(name):
                     there[folder].add(name)
-        self._drop_merged(here[_INDEX], there[_INDEX])
         self._mend_damaged(points.values())
         for folder in _ORDER:
             for name in self._to_put_back(folder, here, there, points):
@@ -109,7 +110,8 @@ class Replicating:
             except Integrity as e:
                 self.tally.troubles.append(str(e))
                 continue
-            under = [name] if name.startswith(f"{_PACKS}/") else list(self.replica.names(name))
+            whole = name.startswith(f"{_POINTS}/")  # of a point, whatever its root is
+            under = list(self.replica.names(name)) if whole else [name]
             try:
                 for each in under:
                     self.replica.delete(each)
@@ -128,14 +130,17 @@ class Replicating:
             needed = self.records.states([pack]).get(pack, PackState.CONDEMNED)
             if needed is not PackState.CONDEMNED:
                 raise Integrity(f"{name} is said to be deleted and is on record as {needed}")
-        elif folder != _POINTS or self.records.point(_point_of(name)) is not None:
-            raise Integrity(f"{name} is said to be deleted and is on record")
+        elif folder == _POINTS:
+            if self.records.point(_point_of(name)) is not None:
+                raise Integrity(f"{name} is said to be deleted and is on record")
+        elif folder != _INDEX:
+            raise Integrity(f"{name} is said to be deleted, and nothing of its kind ever is")
 
     def _to_copy(
         self, folder: str, here: Mapping[str, set[str]], there: Mapping[str, set[str]],
         points: Mapping[PointId, PointRecord],
     ) -> Iterator[str]:  # fmt: skip
-        missing = sorted(here[folder] - there[folder])
+        missing = tenants_first(here[folder] - there[folder])
         if folder == _PACKS:
             yield from self._verified(missing)
         elif folder == _POINTS:
@@ -160,6 +165,18 @@ class Replicating:
             yield from (name for name in lost if name in needed)
         elif folder in self.signers:
             yield from lost
+
+    def put_back_keys(self) -> tuple[str, ...]:
+        """Those that only the replica has, and nothing else."""
+        there, here = (self._listed(each, KEYS) for each in (self.replica, self.objects))
+        self._put_back_keys(there - here)
+        return tuple(self.tally.mended)
+
+    def _put_back_keys(self, lost: Collection[str]) -> None:
+        """Before any is used: of a domain that shows none a new one would be made."""
+        for name in tenants_first(lost) if self.wrapped is not None else ():
+            if not self.stopped():
+                self._put_back(name)
 
     def _verified(self, names: Collection[str]) -> Iterator[str]:
         """Packs that the vault relies upon; names that are none of ours are no concern."""
@@ -206,8 +223,12 @@ class Replicating:
             return False
         send(self.replica, name, data)
         if not same(self.replica, name, data) and not self._sound_there(name):
-            self.replica.delete(name)
-            self.tally.troubles.append(f"{name} did not read back from the replica as written")
+            trouble = f"{name} did not read back from the replica as written"
+            try:
+                self.replica.delete(name)
+            except Denied as e:
+                trouble = f"{trouble}, which keeps it: {e}"
+            self.tally.troubles.append(trouble)
             return False
         self.tally.copied += 1
         self.tally.bytes += len(data)
@@ -220,29 +241,26 @@ class Replicating:
         except (Integrity, NotFound):
             return False
 
-    def _drop_merged(self, here: Collection[str], there: Collection[str]) -> None:
-        """Segments of the index that others took the place of; what none says the tables do."""
-        domains = {name.rpartition("/")[0] for name in here}
-        for name in set(there) - set(here):
-            if name.rpartition("/")[0] in domains:
-                with suppress(Denied):  # there it stays, and does no harm
-                    self.replica.delete(name)
-
     def _mend_damaged(self, points: Collection[PointRecord]) -> None:
         for domain in {record.domain for record in points}:
-            for pack in {damage.pack for damage in self.records.damaged(domain)}:
+            damaged = {pack_name(damage.pack) for damage in self.records.damaged(domain)}
+            for name in self._verified(damaged):
                 if self.stopped():
                     return
-                if self.mending.pack(domain, pack) is not None:
-                    self.tally.mended.append(pack_name(pack))
-                else:
+                try:
+                    self.mending.mend(domain, pack_of(name))
+                except (Integrity, NotFound) as e:
                     self.tally.troubles.append(
-                        f"{pack_name(pack)} is damaged, and the replica has no sound copy of it"
+                        f"{name} is damaged, and the replica has no sound copy of it: {e}"
                     )
+                except FedctlError as e:
+                    self.tally.troubles.append(f"{name} is damaged and could not be mended: {e}")
+                else:
+                    self.tally.mended.append(name)
 
     def _look_again(self, here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> None:
         """A few objects of each kind, drawn by lot, so that the replica does not rot unseen."""
-        for folder in (_PACKS, _INDEX, _POINTS, *self.signers):
+        for folder in (KEYS, _PACKS, _INDEX, _POINTS, *self.signers):
             both = sorted(here[folder] & there[folder])
             most = self.again if folder == _PACKS else self.again * _OTHERS
             for name in SystemRandom().sample(both, min(most, len(both))):
@@ -283,11 +301,11 @@ class Replicating:
         """Whether it is for us to copy; Integrity when it is not what it should be."""
         folder = name.partition("/")[0]
         if folder == _PACKS:
-            sound_pack(self.keys, domain_of(data), name, data)
+            sound_pack(self.keys, self._known(domain_of(data), name), name, data)
         elif folder in SIGNED:
             sound_document(self.signers, name, data)
-        elif folder == _KEYS:
-            _is_json(name, data)
+        elif folder == KEYS:
+            self._is_key(name, data)
         else:
             domain = self._domain(name)
             if domain is None:
@@ -300,6 +318,22 @@ class Replicating:
             if root_hash(self.keys(domain).id_key, body) != root:
                 raise Integrity(f"{name} is not the root that its name tells")
         return True
+
+    def _known(self, domain: str, pack: str) -> str:
+        """Of one that is none of ours keys would be made when they are asked for."""
+        if domain not in self.domains.values():
+            self.domains.update((segment_prefix(each), each) for each in self.records.domains())
+            if domain not in self.domains.values():
+                raise Integrity(
+                    f"{pack} tells of the domain {domain[:80]!r}, which is none of ours"
+                )
+        return domain
+
+    def _is_key(self, name: str, data: bytes) -> None:
+        if self.wrapped is None:
+            _is_json(name, data)
+        else:
+            self.wrapped.check(name, data)
 
     def _domain(self, name: str) -> str | None:
         """Of a root or a segment of the index; None when no retained point is of it."""

@@ -49,6 +49,7 @@ from controlplane.vault.nouns import (
 )
 from controlplane.vault.pack import Packs, pack_name
 from controlplane.vault.ports import (
+    KeyDocuments,
     Keys,
     ObjectStore,
     Signer,
@@ -72,13 +73,14 @@ class Vault:
     `index` is the folder of the local cache, of one process at a time; without it, or when another
     process has it, the cache goes with this one. `replica` is a second store that a copy is kept
     in, and that what the first one lost or damaged is read and mended from; `signers` sign what
-    else lies there, by folder.
+    else lies there, by folder, and `wrapped` tells wrapped keys from what is none.
     """
 
     def __init__(
         self, *, records: VaultRecords, objects: ObjectStore, keys: Keys, signer: Signer,
         clock: Callable[[], datetime], index: Path | None = None,
         replica: ObjectStore | None = None, signers: Mapping[str, Signer] | None = None,
+        wrapped: KeyDocuments | None = None,
     ) -> None:  # fmt: skip
         self._records = records
         self._objects = objects
@@ -89,6 +91,7 @@ class Vault:
         self._kept = KeptPages()
         self._signers = {HEADS: signer, **(signers or {})}
         self._replica = replica
+        self._wrapped = wrapped
         self._departed = Departed(objects, signer)
         self._mending: Mending | None = None
         if replica is not None:
@@ -97,7 +100,7 @@ class Vault:
             )
         self._index = ChunkIndex(
             path=index, objects=objects, keys=keys, packs=self._packs, records=records,
-            read=self._segment,
+            read=self._segment, departs=self._depart,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="vault")
 
@@ -309,7 +312,8 @@ class Vault:
     ) -> Checked:  # fmt: skip
         """Whether the store holds what is on record, read as deep as `order` says.
 
-        Deletes and repairs nothing; what is damaged is on record afterwards and out of the index.
+        Deletes and repairs nothing but what any reader mends from a replica (heads, roots); what is
+        damaged is on record afterwards and out of the index, and nothing is that reads back whole.
         `name` tells what people call an instance. Both callbacks are called on this thread,
         several times a second; CopyStopped when the latter answers true. What was read before
         need not be read again: the same order with the last progress's `after` repeats tables and
@@ -318,6 +322,7 @@ class Vault:
         return Check(
             order, records=self._records, objects=self._objects, keys=self._keys,
             signer=self._signer, index=self._index, read_root=self._read_root, name=name,
+            wrapped=self._wrapped, replica=self._replica,
         ).run(progress, cancelled)  # fmt: skip
 
     def replicate(
@@ -331,13 +336,17 @@ class Vault:
         `stopped` is asked between objects. So many packs of the replica's (`again`), and some of
         what is small, are drawn by lot, checked, and renewed from the store where they are damaged.
         """
-        if self._replica is None or self._mending is None:
-            return None
-        return Replicating(
-            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
-            signers=self._signers, departed=self._departed, mending=self._mending,
-            blobs=self._blobs, stopped=stopped, again=again,
-        ).run()  # fmt: skip
+        replicating = self._replicating(stopped, again)
+        return None if replicating is None else replicating.run()
+
+    def put_back_keys(self) -> tuple[str, ...]:
+        """Wrapped keys that the store lost and the replica has; their names.
+
+        For a database that was restored, before a key is used: of a domain of which neither
+        database nor store shows one, new ones are made. Fails as `replicate` does.
+        """
+        replicating = self._replicating(lambda: False, 0)
+        return () if replicating is None else replicating.put_back_keys()
 
     def read(self, name: str, check: Callable[[bytes], T], /) -> T:
         """What `check` makes of a small object of the store.
@@ -379,6 +388,15 @@ class Vault:
         """Remove what index segments say of deleted packs; `collect` does it where it deletes."""
         self._index.tidy(domain)
 
+    def _replicating(self, stopped: Callable[[], bool], again: int) -> Replicating | None:
+        if self._replica is None or self._mending is None:
+            return None
+        return Replicating(
+            records=self._records, objects=self._objects, replica=self._replica, keys=self._keys,
+            signers=self._signers, wrapped=self._wrapped, departed=self._departed,
+            mending=self._mending, blobs=self._blobs, stopped=stopped, again=again,
+        )  # fmt: skip
+
     def _hold_what_heals(self, point: PointId) -> None:
         """What other points lost may stand in packs of this one: they hold those from now on."""
         record = self._records.point(point)
@@ -393,7 +411,7 @@ class Vault:
                     domain=record.domain, stopped=lambda: False,
                 )  # fmt: skip
                 naming.run([kept])
-                self._records.hold(other, naming.healing)
+                self._records.hold(other, naming.healing[other])
 
     def _base(self, base: PointId, disk: int, domain: str, subject: str) -> DiskCopied:
         record = self._point(base)
@@ -459,7 +477,8 @@ class Vault:
     def _drop_roots(self, point: PointId) -> None:
         self._depart(f"points/{point.hex}")
         for name in list(self._objects.names(f"points/{point.hex}")):
-            self._objects.delete(name)
+            with suppress(Denied):  # locked: on no record it means nothing
+                self._objects.delete(name)
 
     def _committing(self, cancelled: Callable[[], bool]) -> Committing:
         return Committing(

@@ -13,6 +13,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from api.gateway.shelf import Shelf
 from controlplane.domain.disk import KIB, MIB, DiskFormat
 from controlplane.domain.errors import Unavailable
 from tests.api.serving import serving
@@ -268,3 +269,127 @@ def test_every_byte_that_is_sent_is_counted(site, client):
         for at in range(0, 3 * MIB, 64 * KIB):
             client.get(url, headers={"Range": f"bytes={at}-{at + 64 * KIB - 1}"})
         assert sum(counted) == len(DISK) + 3 * MIB
+
+
+def test_a_limit_that_cannot_be_asked_for_is_a_named_failure(site, client, caplog):
+    """Of small parts, too, which are counted together."""
+
+    def owed(_served, _length):
+        raise Unavailable("the database does not answer")
+
+    with ExitStack() as stack:
+        with_gateway(site, stack, owed=owed)
+        url = site.serve(DiskFormat.RAW)
+        answers = [
+            client.get(url, headers={"Range": f"bytes={at}-{at + 256 * KIB - 1}"})
+            for at in range(0, MIB, 256 * KIB)
+        ]
+        assert [got.status_code for got in answers] == [206, 206, 206, 503]
+        assert "the database does not answer" in caplog.text
+        assert "Traceback" not in caplog.text
+        assert TOKEN not in caplog.text
+
+
+def test_an_image_that_is_wanted_again_is_not_closed_among_those_at_rest(site):
+    """Eight that nobody waited for came to rest at once; while one is closed another is taken."""
+    may_open, may_close = threading.Event(), threading.Event()
+
+    class Slow(Disk):
+        def __init__(self, site: Site) -> None:
+            assert may_open.wait(20)
+            super().__init__(site)
+            self.closed = False
+
+        def read(self, offset: int, length: int) -> bytes:
+            assert not self.closed
+            return super().read(offset, length)
+
+        def close(self) -> None:
+            assert may_close.wait(20)
+            self.closed = True
+            super().close()
+
+    async def all_of_them() -> None:
+        shelf = Shelf(lambda _: Slow(site))
+        served = [replace(it, point=str(number)) for number in range(8)]
+
+        async def take(number: int) -> None:
+            async with shelf.image(served[number]):
+                pass
+
+        gave_up = [asyncio.ensure_future(take(number)) for number in range(8)]
+        await asyncio.sleep(0)
+        for each in gave_up:
+            each.cancel()
+        await asyncio.gather(*gave_up, return_exceptions=True)
+        may_open.set()
+        for held in shelf._held.values():
+            await held.opening
+        closing_first = asyncio.ensure_future(take(7))
+        other = asyncio.ensure_future(take(6))
+        async with shelf.image(served[1]) as image:
+            may_close.set()
+            await asyncio.gather(closing_first, other)
+            assert await shelf.read(image, 0, 10) == DISK[:10]
+        assert len(shelf._held) == 4
+        await shelf.close()
+
+    site.serve(DiskFormat.RAW)
+    [it] = site.exports.values()
+    asyncio.run(all_of_them())
+    assert site.opened == 0
+
+
+def test_an_opening_that_failed_after_its_client_left_does_not_fail_the_next(site):
+    tries = []
+
+    def open_disk(_served) -> Disk:
+        tries.append(1)
+        if len(tries) == 1:
+            raise Unavailable("the store does not answer")
+        return Disk(site)
+
+    async def both() -> None:
+        shelf = Shelf(open_disk)
+
+        async def take() -> bytes:
+            async with shelf.image(it) as image:
+                return await shelf.read(image, 0, 10)
+
+        left = asyncio.ensure_future(take())
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        [held] = shelf._held.values()
+        await asyncio.wait({held.opening})
+        assert await take() == DISK[:10]
+        await shelf.close()
+
+    site.serve(DiskFormat.RAW)
+    [it] = site.exports.values()
+    asyncio.run(both())
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost:"], ids=["nothing", "half"])
+def test_who_asks_for_nothing_takes_nobodys_place(site, client, monkeypatch, said):
+    """More connections than the gateway serves at a time, and no token is needed for them."""
+    monkeypatch.setattr("api.gateway.app.PATIENCE", 0.3)
+    with ExitStack() as stack:
+        with_gateway(site, stack)
+        url = site.serve(DiskFormat.RAW)
+        port = int(site.url.rpartition(":")[2])
+        for _ in range(130):
+            idle = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            idle.sendall(said)
+        until(
+            lambda: client.get(url, headers={"Range": "bytes=0-9"}).content == DISK[:10], "served"
+        )
+
+
+def test_a_request_that_takes_long_is_none_that_asks_for_nothing(site, client, monkeypatch):
+    monkeypatch.setattr("api.gateway.app.PATIENCE", 0.1)
+    with ExitStack() as stack:
+        with_gateway(site, stack, owed=lambda _served, length: length / (16 * MIB))
+        url = site.serve(DiskFormat.RAW)
+        for _ in range(2):
+            assert client.get(url).content == DISK  # half a second each

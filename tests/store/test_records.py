@@ -162,6 +162,7 @@ def test_the_first_key_of_a_name_stands(store):
     assert keys.get(late.name.id) is None
     assert keys.list(Purpose.TENANT, owner) == (first, second)
     assert keys.list(Purpose.PAYLOAD, owner) == ()
+    assert {row.name.version for row in keys.every() if row.name.owner == owner} == {1, 2}
     assert (
         keys.put_if_absent(wrapped(owner, purpose=Purpose.PAYLOAD)).name.purpose is Purpose.PAYLOAD
     )

@@ -1,5 +1,6 @@
 """Moves take turns: the starter tells the engine of those that may run, and of no other."""
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -7,6 +8,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from controlplane.domain.admission import Bounds
+from controlplane.domain.errors import Exhausted
 from controlplane.domain.ids import OperationId
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState, Problem
@@ -85,6 +87,26 @@ async def test_another_starter_goes_on_where_one_died(client: Client, world: Wor
     end(world, first)
     await after.tell()
     assert await begun(client, second) == [second.id]
+
+
+async def test_a_database_that_has_no_room_for_a_moment_does_not_end_a_starter(
+    client: Client, world: World
+) -> None:
+    stop = asyncio.Event()
+
+    class Full(Starter):
+        told = 0
+
+        async def tell(self) -> int:
+            self.told += 1
+            if self.told == 1:
+                raise Exhausted("the database's disk is full")
+            stop.set()
+            return 1
+
+    full = Full(world.store, client, now)
+    await full.run(stop)
+    assert full.told == 2
 
 
 async def test_what_is_no_move_waits_for_none(client: Client, world: World) -> None:

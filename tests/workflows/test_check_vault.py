@@ -91,6 +91,28 @@ async def test_a_sound_vault_is_checked_and_measured(client: Client, world: Worl
         stats.get(CALLER, facts(Kind.VAULT_STATS).key("tenant.other", None, None))
 
 
+async def test_how_far_a_check_is_tells_what_it_has_read(client: Client, world: World) -> None:
+    world.image(content(7))
+    op = await run(client, world, asked(world, depth="structure"))
+    with world.store.read() as tx:
+        [told] = tx.operations.progress(op.id)
+    assert told.what == "check"
+    assert 0 < told.done == told.total < 50_000 < sum(path.stat().st_size for path in packs(world))
+
+
+def test_progress_is_written_once_a_second_and_at_the_end(world: World) -> None:
+    op = asked(world)
+    moment = now()
+    telling = checks._Telling(world.store, op, lambda: moment)
+    written: list[int] = []
+    for done in range(1, 31):
+        telling(CheckProgress(done=done, total=30, blobs=0, after="", ended=done == 30))
+        with world.store.read() as tx:
+            written += [told.done for told in tx.operations.progress(op.id)]
+        moment += timedelta(seconds=0.2)
+    assert sorted(set(written)) == [1, 6, 11, 16, 21, 26, 30]
+
+
 async def test_damage_is_told_kept_and_audited(client: Client, world: World) -> None:
     world.image(content(2))
     damage(world)
@@ -169,7 +191,7 @@ async def test_after_a_worker_that_died_no_blob_is_read_again(
     def check(order: CheckOrder, **more: Any) -> Checked:
         orders.append(order)
         if len(orders) == 1:
-            seen = CheckProgress(done=8, total=9, read=0, walked=1, length=1, after=place)
+            seen = CheckProgress(done=8, total=9, blobs=0, after=place)
             more["progress"](seen)
             raise Unavailable("the store is away")
         return really(order, **more)

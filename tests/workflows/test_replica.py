@@ -9,6 +9,8 @@ from temporalio.client import Client
 
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.operation import OperationState
+from controlplane.store.engine import Store
+from controlplane.store.ports import StoredVault
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.vault import Vault
 from tests.workflows.running import run
@@ -133,6 +135,25 @@ async def test_a_round_that_was_stopped_tells_nothing(world: World, tmp_path: Pa
     with world.store.read() as tx:
         assert tx.settings.lag is None
         assert tx.figures().replica is None
+
+
+@pytest.mark.parametrize("step", ["committed", "lag"])
+async def test_a_database_that_is_away_for_a_moment_ends_no_rounds(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'empty.db'}")  # no table of it is there
+    with vault_with(world, LocalObjects(tmp_path / "replica")) as vault:
+        rounds = Replica(store if step == "lag" else world.store, vault, now)
+        if step == "committed":
+            vault._records = StoredVault(store)
+        with caplog.at_level(logging.WARNING):
+            rounds.look()
+        assert "the vault's replica waits: the database does not answer" in caplog.text
+        rounds._store, vault._records = world.store, world.vault._records
+        rounds.look()
+    store.close()
+    with world.store.read() as tx:
+        assert tx.settings.lag is not None
 
 
 async def test_a_vault_without_a_replica_has_no_lag(world: World) -> None:

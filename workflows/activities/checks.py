@@ -33,6 +33,7 @@ from workflows.activities.trail import audit
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = timedelta(seconds=15)
+_STEP = "check"
 
 
 class CheckActivities:
@@ -48,7 +49,7 @@ class CheckActivities:
     def examine_vault(self, operation: str) -> dict[str, object]:
         """The whole check; after a killed worker it goes on with blobs that were not read yet."""
         op_id = operation_id(operation)
-        with self._steps.step(op_id, "check", copying=True) as meter:
+        with self._steps.step(op_id, _STEP, copying=True) as meter:
             with self._store.read() as tx:
                 op = tx.operations.get(op_id)
                 known = tx.resources.by_id(op.subject).status
@@ -177,25 +178,24 @@ class _Telling:
 
     def __call__(self, seen: CheckProgress) -> None:
         now = self._clock()
-        if self._told is not None and now - self._told < PROGRESS_APART and seen.done < seen.total:
+        if self._told is not None and now - self._told < PROGRESS_APART and not seen.ended:
             return
         self._told = now
         with self._store.begin() as tx:
-            self._note(tx, "manifests", seen.walked, seen.length, 0, now)
-            self._note(tx, "packs", seen.done, seen.total, seen.read, now)
+            self._note(tx, seen, now)
             if now - self._kept >= _REMEMBERED:
                 self._kept = now
-                progress = {"done": seen.done, "total": seen.total, "read": seen.read}
+                progress = {"done": seen.done, "total": seen.total, "read": seen.blobs}
                 changes: Json = {AFTER: seen.after, "progress": progress}
                 tx.resources.patch_status(self._op.subject, changes, now=now)
 
-    def _note(  # noqa: PLR0917  # as Progress has them
-        self, tx: Tx, what: str, done: int, total: int, sent: int, at: datetime
-    ) -> None:
-        operation = OperationId(self._op.id)
+    def _note(self, tx: Tx, seen: CheckProgress, at: datetime) -> None:
         tx.operations.set_progress(
-            Progress(operation=operation, what=what, done=done, total=total, sent=sent, at=at)
-        )
+            Progress(
+                operation=OperationId(self._op.id), what=_STEP, done=seen.done, total=seen.total,
+                sent=seen.blobs, at=at,
+            )
+        )  # fmt: skip
 
 
 def _workload(tx: Tx, workload: Workload) -> str:

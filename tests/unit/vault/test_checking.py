@@ -2,6 +2,7 @@
 
 import random
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,14 +16,17 @@ from controlplane.domain.finding import Severity
 from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import Depth, PackState
 from controlplane.vault import flaws
-from controlplane.vault.checking import CheckOrder
+from controlplane.vault.checking import Check, CheckOrder, CheckProgress
+from controlplane.vault.naming import Affected
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
+from controlplane.vault.sealing import Unsealable
 from tests.unit.vault.support import (
     CHUNK,
     DOMAIN,
     INSTANCE,
     Bytes,
+    Seal,
     World,
     commit,
     copy,
@@ -110,6 +114,202 @@ def test_a_flipped_bit_in_a_blob_is_named_by_instance_disk_and_offset_in_every_p
     assert ids(healed) == ["VLT05", "VLT08"]
     assert f"from offset {named} and stored again" in told(healed, "VLT08")
     assert read_all(world.vault(), first) == data
+
+
+def severities(checked) -> dict[str, Severity]:
+    return {finding.id: finding.severity for finding in checked.findings}
+
+
+@pytest.mark.parametrize(("how", "blobs"), [("a flipped bit", 1), ("all of its chunks", 4)])
+def test_damage_is_a_blocker_until_every_point_that_is_kept_restores(world, vault, how, blobs):
+    data = some_disk(20, "RRRR")
+    older, _ = world.take(vault, data)
+    other, _ = world.take(vault, some_disk(21, "RR"))  # so that a later pass keeps its own pages
+    pack = max(world.files("packs"), key=lambda path: path.stat().st_size)
+    if how == "a flipped bit":
+        flip(pack, CHUNK * 2)
+    else:
+        spoil_chunks(world, pack)
+    broken = check(world.vault())
+    assert broken.damaged
+    assert severities(broken) == {"VLT05": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
+    assert broken.measured.damaged == blobs
+    newer, _ = world.take(world.vault(), data)
+    for _ in range(2):
+        healed = check(world.vault())
+        assert not healed.damaged
+        assert severities(healed) == {"VLT05": Severity.WARNING, "VLT08": Severity.INFO}
+        assert healed.measured.damaged == 0
+    vault.forget(newer)
+    for _ in range(2):
+        world.vault().collect(holding=timedelta(0))
+    assert not check(world.vault()).damaged
+    assert read_all(world.vault(), older) == data
+    assert read_all(world.vault(), other) == some_disk(21, "RR")
+
+
+def test_a_point_whose_manifest_is_lost_stays_a_blocker_until_it_is_not_kept_any_more(world, vault):
+    """Its chunks are stored again, its pages are its own."""
+    data = some_disk(29, "RRRR")
+    older, _ = world.take(vault, data)
+    [pack] = world.files("packs")
+    pack.unlink()
+    check(world.vault())
+    newer, _ = world.take(world.vault(), data)
+    checked = check(world.vault())
+    assert severities(checked) == {"VLT03": Severity.BLOCKER, "VLT07": Severity.BLOCKER}
+    assert checked.measured.damaged == 1
+    assert str(older) in told(checked, "VLT07")
+    assert str(newer) not in told(checked, "VLT07")
+    vault.forget(older)
+    gone = check(world.vault())
+    assert not gone.damaged
+    assert severities(gone) == {"VLT03": Severity.WARNING}
+    vault.collect(holding=timedelta(0))
+    assert check(world.vault()).findings == ()
+
+
+def test_damage_in_a_disk_of_several_pages_is_named_where_it_is(world, vault):
+    """Two neighbours and one apart, behind the first page of 512 chunks; then stored again."""
+    data = some_disk(30, "R" + "Z" * 599 + "RRRR" + "Z" * 500 + "R")
+    point, _ = world.take(vault, data)
+    for chunk in (601, 602, 1104):
+        plain = data[chunk * CHUNK : (chunk + 1) * CHUNK]
+        [(pack, at)] = [(p, at) for p in world.files("packs") for at in places(world, p, plain)]
+        flip(pack, at + 9)
+    text = told(check(world.vault()), "VLT07")
+    offsets = f"{601 * CHUNK}, {1104 * CHUNK}"
+    assert text == (
+        f"acme/7, disk 0: damaged {3 * CHUNK} bytes from offset {offsets} in 1 recovery point(s):"
+        f" {point}"
+    )
+    world.take(world.vault(), data)
+    healed = check(world.vault())
+    assert not healed.damaged
+    assert f"damaged {3 * CHUNK} bytes from offset {offsets} and stored again" in told(
+        healed, "VLT08"
+    )
+
+
+def places(world: World, pack: Path, plain: bytes) -> list[int]:
+    """Where in the pack's file blobs of that content begin."""
+    packs = Packs(objects=world.objects, keys=keys)
+    it = packs.open(DOMAIN, bytes.fromhex(pack.name))
+    found = []
+    for at, blob in enumerate(it.blobs):
+        with suppress(Unsealable):
+            sealed = packs.read(it, blob.offset, blob.stored)
+            if it.cipher.open(at, blob, sealed, it.id_key) == plain:
+                found.append(blob.offset)
+    return found
+
+
+def spoil_chunks(world: World, pack: Path) -> None:
+    """All of the pack's chunks, not its pages and its table."""
+    [it] = [each for each in opened(world) if each.id.hex() == pack.name]
+    for blob in it.blobs:
+        if not blob.codec & 0x10:
+            flip(pack, blob.offset + 9)
+
+
+def test_what_was_stored_again_is_read_there_before_it_is_called_healed(world, vault):
+    """And where that is damaged too, it is stored once more by the pass after that."""
+    data = some_disk(22, "RRRR")
+    older, _ = world.take(vault, data)
+    [first] = world.files("packs")
+    flip(first, CHUNK * 2)
+    check(world.vault())
+    world.take(world.vault(), data)
+    assert ids(check(world.vault(), STRUCTURE)) == ["VLT08"]
+    [second] = [path for path in world.files("packs") if path != first]
+    flip(second, 2000)
+    again = check(world.vault(), STRUCTURE)
+    assert again.damaged
+    assert ids(again) == ["VLT07"]
+    _, copied = world.take(world.vault(), data)
+    assert copied.bytes_new == CHUNK
+    assert not check(world.vault()).damaged
+    assert read_all(world.vault(), older) == data
+
+
+def test_what_heals_a_point_is_held_for_it_from_the_check_on(world, vault):
+    """However the point that stored it goes: as here by a restored database."""
+    data = some_disk(23, "RRRR")
+    older, _ = world.take(vault, data)
+    [pack] = world.files("packs")
+    flip(pack, CHUNK * 2)
+    check(world.vault())
+    newer, _ = world.take(world.vault(), data)
+    assert not check(world.vault(), STRUCTURE).damaged
+    world.records.forget(newer)
+    for _ in range(2):
+        world.vault().collect(holding=timedelta(0))
+    assert read_all(world.vault(), older) == data
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_pack_that_was_brought_back_is_no_damage_any_more(world, vault, depth):
+    data = some_disk(24, "RRRR")
+    world.take(vault, data)
+    [pack] = world.files("packs")
+    kept = pack.read_bytes()
+    for harm in (lambda: flip(pack, CHUNK * 2), pack.unlink, lambda: pack.write_bytes(kept[:-9])):
+        harm()
+        assert check(world.vault()).damaged
+        pack.write_bytes(kept)
+        sound = check(world.vault(), CheckOrder(depth=depth))
+        assert (sound.damaged, ids(sound), sound.measured.damaged) == (False, [], 0)
+        assert world.records.damaged(DOMAIN) == frozenset()
+        assert copy(world.vault(), data, point=new_point()).bytes_new == 0
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_pack_that_was_brought_back_in_part_stays_damaged(world, vault, depth):
+    data = some_disk(25, "RRRR")
+    world.take(vault, data)
+    [pack] = world.files("packs")
+    kept = pack.read_bytes()
+    pack.unlink()
+    assert check(world.vault()).damaged
+    pack.write_bytes(kept)
+    flip(pack, CHUNK * 2)
+    assert check(world.vault(), CheckOrder(depth=depth)).damaged
+    assert world.records.damaged(DOMAIN)
+
+
+def test_damage_that_no_point_needs_is_told_and_no_blocker(world, vault):
+    copy(vault, some_disk(26, "RR"), point=new_point())
+    [pack] = world.files("packs")
+    flip(pack, CHUNK)
+    checked = check(world.vault())
+    assert not checked.damaged
+    assert severities(checked) == {"VLT05": Severity.WARNING}
+    assert "every recovery point can be restored without it" in told(checked, "VLT05")
+
+
+def test_a_point_that_was_committed_while_a_check_ran_is_named_by_it(world, vault):
+    class Busy:
+        """A store that takes a point, and spoils it, once packs are listed."""
+
+        def __init__(self) -> None:
+            self.began = False
+
+        def __getattr__(self, name: str):
+            return getattr(world.objects, name)
+
+        def size(self, name: str) -> int:
+            if not self.began:
+                self.began = True
+                self.point, _ = world.take(world.vault(), some_disk(28, "RR"))
+                newest = max(world.files("packs"), key=lambda path: path.stat().st_mtime_ns)
+                flip(newest, CHUNK)
+            return world.objects.size(name)
+
+    world.take(vault, some_disk(27, "R"))
+    busy = Busy()
+    checked = check(world.vault(objects=busy))
+    assert checked.damaged
+    assert str(busy.point) in told(checked, "VLT07")
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "longer", "header", "table", "footer"])
@@ -268,6 +468,62 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(world, vault):
         check(world.vault(objects=held), cancelled=cancelled)
 
 
+def watched(world: World, order: CheckOrder) -> list[CheckProgress]:
+    """How far a check said it was at each read of a pack, and at its end."""
+    seen: list[CheckProgress] = []
+    vault = world.vault()
+
+    class Watching:
+        def __getattr__(self, name: str):
+            return getattr(world.objects, name)
+
+        def get(self, name: str, *rest):
+            if name.startswith("packs"):
+                seen.append(it._seen())
+            return world.objects.get(name, *rest)
+
+    it = Check(
+        order, records=world.records, objects=Watching(), keys=keys, signer=Seal(),
+        index=vault._index, read_root=vault._read_root, name=lambda tenant, instance: "x",
+    )  # fmt: skip
+    it.run(lambda progress: progress.ended and seen.append(progress), lambda: False)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("order", "share"),
+    [(STRUCTURE, 0.1), (CheckOrder(depth=Depth.SAMPLE, share=0.25), 0.5), (FULL, 1.1)],
+    ids=["structure", "sample", "full"],
+)
+def test_progress_is_in_bytes_that_were_read_and_the_rest_is_well_guessed(
+    world, vault, order, share
+):
+    base = None
+    for seed in range(6):
+        data = some_disk(seed, "RTRR" * 8 + "Z" * 600)
+        base, _ = world.take(vault, data)
+        changed = data[:CHUNK] + some_disk(seed + 100, "R") + data[2 * CHUNK :]
+        world.take(vault, changed, base=base)
+    seen = watched(world, order)
+    stored = sum(path.stat().st_size for path in world.files("packs"))
+    last = seen[-1]
+    assert last.done == last.total
+    assert 0 < last.done < share * stored
+    assert [each.done for each in seen] == sorted(each.done for each in seen)
+    assert all(last.total / 2 < each.total < last.total * 2 for each in seen)
+    late = [each for each in seen if each.done > 0.7 * last.done]
+    assert all(0.8 * last.total < each.total < 1.3 * last.total for each in late)
+
+
+def test_what_a_stopped_check_has_read_is_not_expected_to_be_read_again(world, vault):
+    for seed in range(4):
+        take(vault, some_disk(seed, "RRRR"), InstanceId(UUID(int=seed + 1)))
+    places = sorted(f"{DOMAIN} {pack.hex()}" for pack in world.records.known_packs())
+    whole = watched(world, FULL)[0].total
+    assert watched(world, replace(FULL, after=places[1]))[0].total < 0.7 * whole
+    assert watched(world, replace(FULL, after=places[-1]))[0].total < 0.2 * whole
+
+
 def test_a_store_that_is_away_is_no_damage(world, vault):
     world.take(vault, some_disk(11, "RR"))
 
@@ -325,6 +581,28 @@ def test_usage_counts_what_is_shared_once_and_what_each_has_for_itself(world, va
     world.clock.pass_by(timedelta(hours=1))
     vault.collect(holding=timedelta(0))
     assert check(vault, STRUCTURE).measured.waste == after.waste  # in the pack that OTHER needs
+
+
+def test_many_findings_of_one_kind_hide_none_of_another():
+    """A store that lost very much still names whom it concerns."""
+    found = flaws.Flaws(lambda tenant, instance: f"{tenant}/{instance.int}")
+    for number in range(3000):
+        found.pack(number.to_bytes(32, "big"), missing=True, needed=False)
+        found.strange(f"packs/{number}")
+    found.pack(b"\xff" * 32, missing=True, needed=True)
+    extents = ((0, CHUNK),)
+    found.affected(
+        Affected(
+            tenant=TenantName("acme"), instance=INSTANCE, disk=0, extents=extents, again=(),
+            points=(new_point(),),
+        )
+    )  # fmt: skip
+    told = found.findings()
+    blockers = [finding.id for finding in told if finding.severity is Severity.BLOCKER]
+    assert blockers == ["VLT03", "VLT07"]
+    assert told[-1].id == "VLT00"
+    assert told[-1].evidence == f"{3000 + 3000 + 2 - (len(told) - 1)} more findings are left out"
+    assert len(told) < 1000
 
 
 def test_every_finding_is_in_the_list_of_findings():

@@ -181,6 +181,24 @@ def test_what_the_store_locked_stays_and_the_others_go(world, vault):
     assert world.files("packs") == []
 
 
+def test_a_store_that_deletes_nothing_lets_points_be_made_and_forgotten(world):
+    class Locked(LocalObjects):
+        def delete(self, name):
+            raise Denied("locked until Friday")
+
+    vault = world.vault(objects=Locked(world.root))
+    data = {seed: some_disk(seed, "R") for seed in range(10)}
+    points = [world.take(vault, each)[0] for each in data.values()]
+    assert len(world.files("index")) <= len(points) + 1  # what others take the place of stays
+    vault.forget(points[0])
+    assert vault.stands(points[1])
+    assert not vault.stands(points[0])
+    assert vault.collect(holding=timedelta(0)).condemned == 1
+    told = vault.collect(holding=timedelta(0))
+    assert (told.deleted, told.locked) == (0, 1)
+    assert read_all(world.vault(), points[9]) == data[9]
+
+
 def test_uploads_that_never_ended_are_swept_when_they_are_old(world, vault):
     left = world.objects.upload("packs/aa/aab")
     world.clock.now = datetime.now(UTC) + 2 * HOUR

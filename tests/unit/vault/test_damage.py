@@ -12,6 +12,7 @@ from controlplane.domain.vault import (
 )
 from tests.unit.vault.support import (
     CHUNK,
+    DOMAIN,
     INSTANCE,
     World,
     commit,
@@ -148,6 +149,33 @@ def test_a_lost_pack_is_integrity_for_its_readers_and_no_trouble_for_new_points(
     second, copied = world.take(world.vault(), data)
     assert copied.bytes_new == len(data)
     assert read_all(world.vault(), second) == data
+
+
+def test_a_second_place_that_is_damaged_too_is_stored_again_by_the_next_pass(world, vault):
+    data = some_disk(9, "RRRR")
+    point, _ = world.take(vault, data)
+    spoilt: list[Path] = []
+    for _ in range(2):
+        [pack] = [path for path in world.files("packs") if path not in spoilt]
+        flip(pack, CHUNK * 2 if not spoilt else 2000)
+        spoilt.append(pack)
+        with pytest.raises(Integrity):
+            read_all(world.vault(), point)
+        _, copied = world.take(world.vault(), data)
+        assert copied.bytes_new == CHUNK
+        assert read_all(world.vault(), point) == data
+
+
+def test_a_reader_of_a_point_that_was_collected_leaves_no_damage_on_record(world, vault):
+    point, _ = world.take(vault, some_disk(10, "RR"))
+    reader = world.vault().open(point, 0)
+    vault.forget(point)
+    for _ in range(2):
+        vault.collect(holding=timedelta(0))
+    assert world.files("packs") == []
+    with pytest.raises(Integrity, match="missing"):
+        reader.read(0, CHUNK)
+    assert world.records.damaged(DOMAIN) == frozenset()
 
 
 def test_what_was_stored_again_stays_with_the_older_point_that_needs_it(world, vault):

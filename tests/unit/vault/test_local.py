@@ -32,6 +32,19 @@ def test_a_folder_that_went_is_made_again(tmp_path):
     assert objects.get("packs/ab/abce") == b"two"
 
 
+@pytest.mark.parametrize("kind", [LocalObjects, FoundObjects])
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, kind):
+    """An answer that leaves some out would say that they are lost: records would forget them."""
+    objects = LocalObjects(tmp_path)
+    objects.put("packs/ab/abcd", b"one")
+    for broken in ("packs", "heads"):
+        shutil.rmtree(tmp_path / broken, ignore_errors=True)
+        (tmp_path / broken).write_bytes(b"no folder")  # as a disk that fails, for root as well
+        with pytest.raises(Unavailable, match=broken):
+            list(kind(tmp_path).names(broken))
+    assert list(kind(tmp_path).names("points")) == []
+
+
 class TestFoundObjects(ObjectsContract):
     @pytest.fixture
     def objects(self, tmp_path):

@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 
 from controlplane.domain.errors import Denied, Integrity, Unavailable
-from controlplane.domain.vault import Damage
+from controlplane.domain.vault import Damage, Depth
+from controlplane.vault.checking import CheckOrder
 from controlplane.vault.homes import Homes
 from controlplane.vault.lives import Lives
 from controlplane.vault.local import LocalObjects
 from controlplane.vault.memory import MemoryRecords
 from controlplane.vault.vault import Vault
-from tests.unit.vault.support import CHUNK, DOMAIN, Seal, World, read_all, some_disk
+from tests.unit.vault.support import (
+    CHUNK,
+    DOMAIN,
+    Seal,
+    World,
+    copy,
+    new_point,
+    read_all,
+    some_disk,
+)
 from tests.unit.vault.test_collection import HOUR
 from tests.unit.vault.test_damage import flip
 from tests.unit.vault.test_homes import home
@@ -171,6 +181,27 @@ def test_what_does_not_read_back_from_the_replica_is_not_left_there(world, repli
     assert [name.partition("/")[0] for name in contents(replica)] == ["index", "heads"]
 
 
+def test_what_the_copy_took_badly_and_keeps_is_a_trouble_and_ends_no_round(world, replica):
+    class LossyAndKept(LocalObjects):
+        def upload(self, name):
+            upload = super().upload(name)
+            if name.startswith("packs/"):
+                write = upload.write
+                upload.write = lambda data: write(data[:-1])
+            return upload
+
+        def delete(self, name):
+            raise Denied("no key of yours deletes here")
+
+    vault = world.vault(replica=LossyAndKept(replica._root), signers=SIGNERS)
+    for seed in (1, 2):
+        world.take(vault, some_disk(seed, "R"))
+    done = vault.replicate(again=0)
+    assert len(done.troubles) == 2
+    assert all("no key of yours deletes here" in trouble for trouble in done.troubles)
+    assert len(list(replica.names("heads"))) == 2
+
+
 # What the first store loses is not lost, and what it makes up is not copied
 
 
@@ -223,7 +254,7 @@ def test_what_was_collected_goes_at_the_copy_too_and_only_after_the_holding_time
     assert len(list(replica.names("packs"))) == 2
     world.clock.pass_by(HOUR)
     assert vault.collect(holding=HOUR).deleted == 1
-    assert vault.replicate().removed == 1
+    assert vault.replicate().removed == 2  # the pack, and the segment of the index that told of it
     assert set(replica.names("packs")) == set(world.objects.names("packs"))
     assert not world.files("gone")
     assert len(list(replica.names("heads"))) == 2
@@ -248,7 +279,7 @@ def test_a_copy_that_is_away_disturbs_no_collection_and_follows_later(world, vau
     with pytest.raises(Unavailable):
         without.replicate()
     assert len(list(replica.names("packs"))) == 1
-    assert vault.replicate().removed == 2
+    assert vault.replicate().removed == 3
     assert not list(replica.names("packs"))
     assert vault.replicate().removed == 0
 
@@ -268,10 +299,10 @@ def test_a_copy_that_lets_nothing_be_deleted_goes_on_taking_what_is_new(world, v
     appending = world.vault(replica=Kept(replica._root), signers=SIGNERS)
     for _ in range(2):
         done = appending.replicate()
-        assert (done.kept, done.removed, done.behind) == (2, 0, 0)
+        assert (done.kept, done.removed, done.behind) == (3, 0, 0)
         assert (done.why_kept, done.troubles) == ("no key of yours deletes here", ())
     assert len(list(replica.names("packs"))) == 2
-    assert vault.replicate().removed == 2
+    assert vault.replicate().removed == 3
     assert len(list(replica.names("packs"))) == 1
 
 
@@ -302,6 +333,90 @@ def test_a_recorded_deletion_of_what_is_needed_again_is_not_followed(world, vaul
     done = vault.replicate()
     assert (done.removed, len(done.troubles)) == (0, 2)
     assert list(replica.names("packs")) == [pack]
+
+
+def segments(objects: LocalObjects) -> set[str]:
+    return set(objects.names("index"))
+
+
+def test_segments_of_the_index_go_when_they_went_at_the_first_store_on_record(
+    world, vault, replica
+):
+    points = []
+    for seed in range(12):
+        points.append(world.take(vault, some_disk(seed, "R"))[0])
+        vault.replicate()
+    assert len(segments(world.objects)) < 8  # many became few
+    assert segments(replica) == segments(world.objects)
+    for point in points:
+        vault.forget(point)
+    vault.collect(holding=HOUR)
+    world.clock.pass_by(HOUR)
+    assert vault.collect(holding=HOUR).deleted == 12
+    assert segments(world.objects) == set()  # nothing of the domain is there any more
+    assert segments(replica)
+    vault.replicate()
+    assert segments(replica) == set()
+    assert not world.files("gone")
+
+
+def test_a_segment_that_the_first_store_lost_stays_at_the_copy(world, vault, replica):
+    for seed in range(2):
+        world.take(vault, some_disk(seed, "R"))
+    vault.replicate()
+    before = segments(replica)
+    world.files("index")[0].unlink()
+    vault._departed.put(f"{min(before)}0", world.clock())  # a genuine record, of another one
+    [genuine] = world.objects.names("gone")
+    moved, forged = (f"gone/{name}" for name in sorted(before))
+    world.objects.put(moved, world.objects.get(genuine))
+    world.objects.put(forged, b"{}")
+    done = vault.replicate()
+    assert segments(replica) == before
+    [first, second] = sorted(done.troubles, key=lambda trouble: forged in trouble)
+    assert "somebody moved it" in first
+    assert forged in second
+
+
+def test_a_segment_that_the_copy_keeps_is_tried_again(world, vault, replica):
+    class Kept(LocalObjects):
+        def delete(self, name):
+            raise Denied("no key of yours deletes here")
+
+    for seed in range(7):
+        world.take(vault, some_disk(seed, "R"))
+    vault.replicate()
+    merging = world.vault(replica=Kept(replica._root), signers=SIGNERS)
+    world.take(merging, some_disk(7, "R"))
+    for _ in range(2):
+        done = merging.replicate()
+        assert (done.kept, done.troubles, done.behind) == (8, (), 0)
+    assert len(segments(replica)) == 8  # seven, and the one that took the place of eight
+    vault.replicate()
+    assert segments(replica) == segments(world.objects)
+
+
+@pytest.mark.parametrize("where", ["the first store", "the copy"])
+def test_a_domain_that_a_pack_only_claims_gets_no_keys(world, replica, where):
+    """Of a domain that has none they are made, durably: a flipped bit must not ask for them."""
+    asked = set()
+
+    def keys(domain: str):
+        asked.add(domain)
+        return world.keys(domain)
+
+    vault = world.vault(replica=replica, signers=SIGNERS, keys=keys)
+    world.take(vault, some_disk(1, "RR"))
+    (pack,) = world.files("packs")
+    if where == "the copy":
+        vault.replicate()
+        (name,) = replica.names("packs")
+        pack = replica._root / name
+    flip(pack, 17, 1)
+    asked.clear()
+    done = vault.replicate()
+    assert asked <= {DOMAIN}
+    assert done.renewed if where == "the copy" else done.troubles
 
 
 # Mending
@@ -380,6 +495,19 @@ def test_a_segment_that_was_tidied_away_meanwhile_is_not_brought_back(world, vau
     _, copied = world.take(other, some_disk(1, "RR"))
     assert copied.bytes_new == 0
     assert not segment.exists()
+
+
+@pytest.mark.parametrize("folder", ["points", "heads"])
+def test_heads_and_roots_are_mended_for_a_check_as_for_any_reader(world, vault, replica, folder):
+    world.take(vault, some_disk(1, "R"))
+    vault.replicate()
+    before = contents(world.objects)
+    (file,) = world.files(folder)
+    flip(file, 60)
+    order = CheckOrder(depth=Depth.STRUCTURE)
+    checked = fresh(world, replica).check(order, name=lambda tenant, instance: "x")
+    assert checked.findings == ()
+    assert contents(world.objects) == before
 
 
 def test_damage_that_a_check_found_is_mended_in_the_next_round(world, vault, replica):
@@ -462,6 +590,59 @@ def test_a_store_that_takes_nothing_back_is_read_past(world, vault, replica):
     assert world.records.damaged(DOMAIN) == frozenset()
 
 
+def test_a_round_calls_nothing_mended_that_the_store_did_not_take_back_and_tries_again(
+    world, vault, replica
+):
+    class Stuck(LocalObjects):
+        fixed = False
+
+        def delete(self, name):
+            if not self.fixed:
+                raise Unavailable("the disk is read-only")
+            super().delete(name)
+
+    data = some_disk(1, "RR")
+    point, _ = world.take(vault, data)
+    vault.replicate()
+    (pack,) = world.files("packs")
+    whole = pack.read_bytes()
+    flip(pack, CHUNK)
+    store = Stuck(world.root)
+    reader = world.vault(objects=store, replica=replica, signers=SIGNERS)
+    assert read_all(reader, point) == data
+    for _ in range(2):
+        done = reader.replicate()
+        assert done.mended == ()
+        [trouble] = done.troubles
+        assert pack.name in trouble
+        assert "the disk is read-only" in trouble
+        assert world.records.damaged(DOMAIN)
+    store.fixed = True
+    assert reader.replicate().mended == (pack.relative_to(world.root).as_posix(),)
+    assert pack.read_bytes() == whole
+    assert world.records.damaged(DOMAIN) == frozenset()
+    assert reader.replicate().mended == ()
+
+
+def test_damage_of_what_is_collected_is_no_trouble_of_a_round(world, vault, replica):
+    """Neither on its way out, nor where a copy is under way that will be made again."""
+    point, _ = world.take(vault, some_disk(1, "RR"))
+    world.take(vault, some_disk(2, "RR"))
+    gone = max(world.files("packs"), key=lambda path: path.stat().st_mtime_ns)
+    vault.replicate()
+    for pack in world.files("packs"):
+        world.records.damage(Damage(domain=DOMAIN, pack=bytes.fromhex(pack.name)))
+    copy(vault, some_disk(3, "RR"), point=new_point())
+    [under_way] = set(world.records.known_packs()) - world.records.verified_packs(DOMAIN)
+    world.records.damage(Damage(domain=DOMAIN, pack=under_way))
+    world.records.damage(Damage(domain=DOMAIN, pack=bytes(32)))
+    world.vault().forget(point)
+    world.vault().collect(holding=HOUR)
+    done = vault.replicate()
+    assert done.troubles == ()
+    assert done.mended == (gone.relative_to(world.root).as_posix(),)
+
+
 @pytest.mark.parametrize("step", ["delete", "upload"])
 def test_a_mending_that_dies_on_its_way_is_done_by_the_next_reader(world, vault, replica, step):
     class Killed(BaseException):
@@ -513,6 +694,39 @@ def test_a_pack_that_was_collected_is_not_brought_back(world, vault, replica):
     vault.collect(holding=HOUR)
     assert fresh(world, replica)._mending.pack(DOMAIN, bytes.fromhex(pack.name)) is not None
     assert not pack.exists()
+
+
+@pytest.mark.parametrize("folder", ["packs", "points", "heads", "homes"])
+def test_what_only_the_copy_has_and_is_spoilt_is_not_put_back(world, vault, replica, folder):
+    world.take(vault, some_disk(1, "R"))
+    Homes(world.objects, Seal()).put(home(epoch=1))
+    vault.replicate()
+    (file,) = world.files(folder)
+    name = file.relative_to(world.root).as_posix()
+    file.unlink()
+    flip(replica._root / name, 60)
+    done = vault.replicate(again=0)
+    assert done.mended == ()
+    assert len(done.troubles) == 1
+    assert not file.exists()
+
+
+def test_what_does_not_read_back_as_it_was_put_back_is_not_called_mended(world, vault, replica):
+    class Lossy(LocalObjects):
+        def upload(self, name):
+            upload = super().upload(name)
+            write = upload.write
+            upload.write = lambda data: write(data[:-1])
+            return upload
+
+    world.take(vault, some_disk(1, "R"))
+    vault.replicate()
+    (file,) = world.files("packs")
+    file.unlink()
+    lossy = world.vault(objects=Lossy(world.root), replica=replica, signers=SIGNERS)
+    done = lossy.replicate(again=0)
+    assert done.mended == ()
+    assert "does not read back" in done.troubles[0]
 
 
 def test_homes_and_lives_that_only_the_copy_shows_are_put_back(world, vault, replica):
