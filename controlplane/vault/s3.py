@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from queue import Full, Queue
 
 import obstore
-from obstore.exceptions import BaseError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from controlplane.domain.disk import MIB
@@ -27,6 +27,8 @@ _LOOK = 0.1
 _BEYOND = 416
 _KEY_AGE = timedelta(minutes=5)
 _WHOLE = timedelta(hours=1)  # a pack through the slowest of lines
+PROBE = "probe/if-none-match"
+_PROBE = b"a name that can be taken once shows that this store keeps to If-None-Match\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,9 @@ class S3Place:
 class S3Objects:
     """Objects under a bucket's prefix; many threads may share it.
 
-    An object that fits one request is created on the condition that its name is free, and the first
-    one twice: Unsupported where the second time succeeds. A longer one
+    An object that fits one request is created on the condition that its name is free. Before the
+    first write of all an object of a reserved name (`PROBE`) is created twice, and where both
+    succeed every write is Unsupported. A longer object
     is a multipart upload, which no request makes conditional here: its name is looked up just
     before the end. So of two long uploads of one name that end in the same moment both succeed and
     one stays; what is long are packs, whose names are 256 random bits.
@@ -87,6 +90,8 @@ class S3Objects:
 
     def put(self, name: str, data: bytes) -> None:
         """As the port says. After an answer that was lost the store is asked what it has."""
+        checked(name)
+        self._prove(name)
         unknown = False
         for left in reversed(range(_TRIES)):
             try:
@@ -134,8 +139,11 @@ class S3Objects:
                 return obstore.head(self._store, checked(name))["size"]
             except FileNotFoundError:
                 # The answer to HEAD does not tell a bucket that is gone from an object that is.
-                obstore.get_range(self._store, name, start=0, length=1)
+                self._why(name)
                 return obstore.head(self._store, name)["size"]
+            except PermissionDeniedError:
+                self._why(name)  # nor why it is refused
+                raise
 
     def names(self, folder: str) -> Iterator[str]:
         after, failed = None, 0
@@ -165,6 +173,7 @@ class S3Objects:
             return leftovers.sweep(before)
 
     def sender(self, name: str) -> "_Sender":
+        self._prove(name)
         return _Sender(self._store, name)
 
     def taken(self, name: str) -> int | None:
@@ -212,23 +221,40 @@ class S3Objects:
                 # Somebody else was about to create or delete it in the same moment.
                 raise Unavailable(f"{self.named(name)}: {e}, and then it was not") from e
             raise
-        if not self._proven:
-            self._prove(name, data)
 
-    def _prove(self, name: str, data: bytes) -> None:
-        """What was just created is refused a second time, or the store knows no conditions."""
+    def _prove(self, name: str) -> None:
+        """What is created twice is refused the second time, or nothing may be written here.
+
+        Before anything of ours is written: a store that ignores the condition would have taken
+        another's object away by then. What goes wrong is told of `name`, which is waiting.
+        """
+        for left in () if self._proven else reversed(range(_TRIES)):
+            try:
+                self._proven = self._refuses(name) or self._refuses(name)
+                break
+            except Unavailable:
+                if not left:
+                    raise
+        if not self._proven:
+            raise Unsupported(
+                f"{self.named(name)}: the store ignores If-None-Match and lets a name be taken"
+                " twice, so two control planes could not be told apart in it. Some do so only where"
+                " the bucket keeps versions or locks objects (Ceph 16): use a bucket without, or"
+                " another store (docs/stores.md)"
+            )
+
+    def _refuses(self, name: str) -> bool:
+        """Whether the probe's name is taken, which takes it."""
         try:
             with self.told(name):
-                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+                obstore.put(self._store, PROBE, _PROBE, mode="create", use_multipart=False)
         except Conflict:
-            self._proven = True
-        except FedctlError:
-            return  # the next one that is created proves it
-        else:
-            raise Unsupported(
-                f"{self._place} ignores If-None-Match and lets a name be taken twice: two control"
-                " planes could not be told apart there; use another store (docs/stores.md)"
-            )
+            return True
+        return False
+
+    def _why(self, name: str) -> None:
+        """Raises what the answer to HEAD, which has no body, could not tell."""
+        obstore.get_range(self._store, name, start=0, length=1)
 
 
 class S3Upload:
