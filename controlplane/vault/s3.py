@@ -6,7 +6,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from queue import Full, Queue
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -18,10 +20,12 @@ from controlplane.vault.names import checked
 from controlplane.vault.s3errors import repeated, status, told
 from controlplane.vault.s3uploads import Leftovers
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 PART = 5 * MIB  # the least that S3 takes
 _PARTS_AT_ONCE = 3
 _LISTED = 1000
-_RETRIES = 12
 _TRIES = 3
 _LOOK = 0.1
 _BEYOND = 416
@@ -376,6 +380,24 @@ class _Sender:
             raise _Aborted
 
 
+def retries(patience: timedelta) -> "RetryConfig":
+    """How what failed is tried again: with growing pauses until `patience` is over.
+
+    The library draws each pause from between the shortest and three times the one before, so that
+    any number of tries may be used up in no time: there are as many as the shortest ones take.
+    """
+    shortest = min(timedelta(milliseconds=100), patience / 50)
+    return {
+        "max_retries": ceil(patience / shortest),
+        "retry_timeout": patience,
+        "backoff": {
+            "init_backoff": shortest,
+            "max_backoff": min(timedelta(seconds=10), patience / 6),
+            "base": 3,
+        },
+    }
+
+
 def _opened(place: S3Place) -> S3Store:
     def key() -> dict[str, object]:
         now = place.key()
@@ -408,14 +430,6 @@ def _opened(place: S3Place) -> S3Store:
             "skip_signature": False,
         },
         client_options=options,  # type: ignore[arg-type]  # the options are made above
-        retry_config={
-            "max_retries": _RETRIES,
-            "retry_timeout": place.patience,
-            "backoff": {
-                "init_backoff": min(timedelta(milliseconds=100), place.patience / 50),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2,
-            },
-        },
+        retry_config=retries(place.patience),
         credential_provider=key,  # type: ignore[arg-type]  # what it gives is made above
     )

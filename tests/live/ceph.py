@@ -10,9 +10,9 @@ is a server for tests: one copy of everything. Ceph is under the LGPL and no par
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +20,20 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import httpx
+from httpx_auth import AWS4Auth
 
 from controlplane.vault.s3 import S3Key
 from tests.e2e.system import free_port, until
 
-COMMANDS = ("ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
+COMMANDS = (
+    "ceph-mon",
+    "ceph-osd",
+    "ceph",
+    "ceph-authtool",
+    "monmaptool",
+    "radosgw",
+    "radosgw-admin",
+)
 GATEWAY = "client.rgw.a"
 DISK = 16 << 30  # a sparse file
 PATIENCE = 90
@@ -59,10 +68,11 @@ osd pool default pg num = 4
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 osd objectstore = bluestore
+osd client watch timeout = 5
 osd memory target = 939524096
 bluestore block size = {disk}
 bluestore block create = true
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw thread pool size = 64
 rgw user quota bucket sync interval = 1
 rgw bucket quota ttl = 0
@@ -76,8 +86,6 @@ def missing() -> list[str]:
 
 class Ceph:
     """One cluster in `folder`; `close` ends it. `url` stays the same over all restarts."""
-
-    name = "ceph"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,6 +121,22 @@ class Ceph:
     def user(self, name: str, *given: str) -> S3Key:
         made = json.loads(self.admin("user", "create", f"--uid={name}", "--display-name=x", *given))
         return S3Key(id=made["keys"][0]["access_key"], secret=made["keys"][0]["secret_key"])
+
+    def make_bucket(self, name: str) -> None:
+        auth = AWS4Auth(self.key.id, self.key.secret, "us-east-1", "s3")
+        assert httpx.put(f"{self.url}/{name}", auth=auth, timeout=30).is_success
+
+    def key_of(self, user: str, name: str, access: str) -> S3Key:
+        """A further key of a user, that may do only so much: read, write, readwrite or full."""
+        who = f"{user}:{name}"
+        made = json.loads(
+            self.admin(
+                "subuser", "create", f"--uid={user}", f"--subuser={who}", f"--access={access}",
+                "--key-type=s3", "--gen-access-key", "--gen-secret",
+            )
+        )  # fmt: skip
+        [key] = [each for each in made["keys"] if each["user"] == who]
+        return S3Key(id=key["access_key"], secret=key["secret_key"])
 
     def admin(self, *words: str) -> str:
         return self._run("radosgw-admin", *words)
@@ -167,7 +191,9 @@ class Ceph:
         return self._bare(command, "-c", str(self._folder / "ceph.conf"), *words)
 
     def _bare(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-1000:]}"
         return done.stdout
 
@@ -184,10 +210,12 @@ def serving() -> Iterator[Ceph]:
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
-    with serving() as c:
-        print("up", time.monotonic() - began, c.version, c.url, c.key.id, c.key.secret)
-        with suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(1)
-    sys.exit()
+    if absent := missing():
+        sys.exit(f"there are no commands {', '.join(absent)}: {__doc__}")
+    with serving() as running, suppress(KeyboardInterrupt):
+        running.make_bucket("vault")
+        _, _, host = running.url.partition("://")
+        key = f"{running.key.id}:{running.key.secret}"
+        sys.stdout.write(f"{running.version}\nexport LIVE_S3=http://{key}@{host}/vault\n")
+        sys.stdout.flush()
+        signal.pause()

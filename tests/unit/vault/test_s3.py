@@ -25,7 +25,7 @@ from controlplane.domain.errors import (
     Unavailable,
     Unsupported,
 )
-from controlplane.vault.s3 import S3Key, S3Objects
+from controlplane.vault.s3 import S3Key, S3Objects, retries
 from tests.unit.vault.faulty import (
     BROKEN,
     CUT_AFTER,
@@ -123,6 +123,14 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(way, behind):
     behind.put("heads/b", b"another")
     again.join()
     assert behind.get("heads/b") == b"another"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2, 60, 3600])
+def test_patience_ends_what_is_tried_again_and_no_count_of_tries(seconds):
+    """Even if each pause is the shortest that the library may draw; twelve tries took 3 seconds."""
+    given = retries(timedelta(seconds=seconds))
+    assert given["max_retries"] * given["backoff"]["init_backoff"] >= given["retry_timeout"]
+    assert given["backoff"]["max_backoff"] < given["retry_timeout"]
 
 
 @pytest.mark.parametrize("fault", [SILENCE, BROKEN, SLOW_DOWN, CUT_BEFORE, "no listener"], ids=str)
