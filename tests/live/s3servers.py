@@ -146,13 +146,18 @@ class SeaweedFS:
                     self._weed, "-logtostderr", "server", f"-dir={self._folder}/data",
                     "-s3", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports,
                     f"-s3.config={self._folder}/keys.json", "-master.telemetry=false",
+                    "-s3.port.iceberg=0", "-s3.port.lance=0",
                     "-master.volumeSizeLimitMB=128", "-volume.max=1000",
                 ],
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
             )  # fmt: skip
-        until(self._answers, f"SeaweedFS is there: see {self._folder}/weed.log", 60)
+        try:
+            until(self._answers, f"SeaweedFS is there: see {self._folder}/weed.log", 60)
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         self._process.kill()
@@ -165,6 +170,7 @@ class SeaweedFS:
         self.kill()
 
     def _answers(self) -> bool:
+        assert self._process.poll() is None, f"it ended: see {self._folder}/weed.log"
         auth = AWS4Auth(KEY.id, KEY.secret, "us-east-1", "s3")
         with suppress(httpx.TransportError):
             made = httpx.put(f"{self.url}/first", auth=auth, timeout=5)

@@ -275,8 +275,9 @@ def test_a_bucket_that_locks_objects_serves_the_vault_or_is_refused_untouched(
     gone, _ = world.take(vault, data)
     [pack] = objects.names("packs")
     vault.forget(gone)
-    vault.collect(holding=timedelta(0))
-    assert vault.collect(holding=timedelta(0)).deleted == 1
+    vault.collect(holding=timedelta(hours=1))
+    world.clock.pass_by(timedelta(hours=1))
+    assert vault.collect(holding=timedelta(hours=1)).deleted == 1
     assert list(objects.names("packs")) == []
     assert len(site.versions(locked, f"fed/ctl/{pack}")) == 1
     point, _ = world.take(vault, data)
