@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from queue import Full, Queue
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import obstore
@@ -28,6 +29,7 @@ _PARTS_AT_ONCE = 3
 _LISTED = 1000
 _TRIES = 3
 _LOOK = 0.1
+_ABORTING = 10.0
 _BEYOND = 416
 _KEY_AGE = timedelta(minutes=5)
 _WHOLE = timedelta(hours=1)  # a pack through the slowest of lines
@@ -350,11 +352,18 @@ class _Sender:
         self._done.result()
 
     def abort(self) -> None:
-        """Nothing of it is visible, and the store was told to drop its parts."""
+        """Nothing of it becomes visible, and the store is told to drop its parts.
+
+        Where it does not answer soon nobody waits: what it never hears of is swept.
+        """
         self._aborted = True
-        with suppress(BaseError, FileNotFoundError, ValueError, _Aborted):
-            self.push(None)
-            self._done.result()
+        end = monotonic() + _ABORTING
+        while not self._done.done() and monotonic() < end:
+            with suppress(Full):
+                self._parts.put(None, timeout=_LOOK)
+                break
+        with suppress(BaseError, FileNotFoundError, ValueError, _Aborted, TimeoutError):
+            self._done.result(max(0.0, end - monotonic()))
 
     def _run(self) -> None:
         try:

@@ -212,6 +212,7 @@ def serving() -> Iterator[Ceph]:
 if __name__ == "__main__":
     if absent := missing():
         sys.exit(f"there are no commands {', '.join(absent)}: {__doc__}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with serving() as running, suppress(KeyboardInterrupt):
         running.make_bucket("vault")
         _, _, host = running.url.partition("://")

@@ -25,7 +25,9 @@ from controlplane.domain.errors import (
     Unavailable,
     Unsupported,
 )
+from controlplane.vault import s3
 from controlplane.vault.s3 import S3Key, S3Objects, retries
+from tests.e2e.system import until
 from tests.unit.vault.faulty import (
     BROKEN,
     CUT_AFTER,
@@ -167,6 +169,24 @@ def test_a_store_that_stays_away_ends_in_unavailable_and_nothing_is_there(
         way.open()
     there = opened(way.server)
     assert [*there.names("heads"), *there.names("packs")] == []
+
+
+def test_nobody_waits_for_a_store_that_is_away_to_hear_of_an_abort(way, opened, monkeypatch):
+    """With an hour's patience; the store hears of it when it is back, though nobody waited."""
+    monkeypatch.setattr(s3, "_ABORTING", 0.2)
+    upload = opened(way.url, patience=timedelta(hours=1)).upload("packs/a")
+    upload.write(bytes(MANY_PARTS))
+    until(lambda: any("partNumber" in asked.path for asked in way.asked), "a part is sent")
+    way.fault = lambda _: BROKEN
+    upload.abort()
+    with pytest.raises(Conflict):
+        upload.write(b"x")
+    way.asked.clear()
+    way.fault = lambda _: None
+    until(lambda: any(asked.method == "DELETE" for asked in way.asked), "the store was told")
+    there = opened(way.server)
+    until(lambda: there.sweep(datetime.now(UTC) + timedelta(hours=1)) == 0, "no part is left")
+    assert list(there.names("packs")) == []
 
 
 def test_an_answer_that_is_cut_for_good_is_never_taken_for_the_object(way, opened):
