@@ -32,6 +32,7 @@ from tests.live import ceph
 LIVE_S3, COMMANDS = "LIVE_S3", "LIVE_S3_COMMANDS"
 KEY = S3Key(id="AKIDEXAMPLE", secret="a-secret-of-the-store")
 READER = S3Key(id="AKIDREADER", secret="a-secret-of-a-reader")
+MAKER = S3Key(id="AKIDMAKER", secret="a-secret-of-the-one-who-makes-buckets")
 LOCK = (
     "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule>"
     "<DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention>"
@@ -45,6 +46,7 @@ class Server(Protocol):
     url: str
     key: S3Key
     reader: S3Key
+    maker: S3Key
 
     @property
     def version(self) -> str: ...
@@ -93,7 +95,8 @@ class Given:
         return S3Place(bucket=bucket, endpoint=url or self.url, **{**given, **other})  # type: ignore[arg-type]
 
     def _ask(self, method: str, path: str, **more) -> str:
-        auth = AWS4Auth(self.key.id, self.key.secret, self.region, "s3")
+        key = self.own.maker if self.own else self.key
+        auth = AWS4Auth(key.id, key.secret, self.region, "s3")
         answer = httpx.request(method, f"{self.url}/{path}", auth=auth, timeout=30, **more)
         assert answer.is_success, answer.text
         return answer.text
@@ -111,9 +114,10 @@ class SeaweedFS:
         self._weed = command("weed") or pytest.skip("there is no command weed: see s3servers.py")
         self._ports = [free_port() for _ in range(8)]
         self.url = f"http://127.0.0.1:{self._ports[0]}"
-        self.key, self.reader = KEY, READER
+        self.key, self.reader, self.maker = KEY, READER, MAKER
         rights = [
-            (KEY, "fedctl", ["Admin", "Read", "Write", "List", "Tagging"]),
+            (MAKER, "admin", ["Admin", "Read", "Write", "List"]),
+            (KEY, "fedctl", ["Read", "Write", "List"]),
             (READER, "reader", ["Read", "List"]),
         ]
         identities = [
@@ -171,7 +175,7 @@ class SeaweedFS:
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, f"it ended: see {self._folder}/weed.log"
-        auth = AWS4Auth(KEY.id, KEY.secret, "us-east-1", "s3")
+        auth = AWS4Auth(MAKER.id, MAKER.secret, "us-east-1", "s3")
         with suppress(httpx.TransportError):
             made = httpx.put(f"{self.url}/first", auth=auth, timeout=5)
             put = httpx.put(f"{self.url}/first/x", auth=auth, content=b"x", timeout=20)
@@ -185,6 +189,7 @@ class CephServer(ceph.Ceph):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.reader = self.key_of("fedctl", "reader", "read")
+        self.maker = self.key
 
     def limit(self, octets: int | None) -> None:
         scope = ("--quota-scope=bucket", "--uid=fedctl")
