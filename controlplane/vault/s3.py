@@ -309,6 +309,8 @@ class S3Upload:
         self._pending.clear()
 
     def _complete(self, sender: "_Sender") -> None:
+        with self._store.told(self._name):
+            sender.check()
         if self._store.taken(self._name) is not None:
             self.abort()
             raise Conflict(f"{self._store.named(self._name)} is in the store already")
@@ -346,6 +348,11 @@ class _Sender:
                 self._parts.put(part, timeout=_LOOK)
                 return
         self._done.result()
+
+    def check(self) -> None:
+        """Raises what ended the upload, if anything did."""
+        if self._done.done():
+            self._done.result()
 
     def end(self) -> None:
         self.push(None)

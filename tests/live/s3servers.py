@@ -69,6 +69,7 @@ class Given:
     key: S3Key
     region: str = "us-east-1"
     bucket: str | None = None
+    prefix: str = "live"
     own: Server | None = None
 
     def new_bucket(self, *, locked: bool = False) -> str:
@@ -89,7 +90,7 @@ class Given:
 
     def place(self, bucket: str, url: str = "", **other: object) -> S3Place:
         given: dict[str, object] = {
-            "key": lambda: self.key, "prefix": "fed/ctl", "region": self.region,
+            "key": lambda: self.key, "prefix": self.prefix, "region": self.region,
             "plain_http": True, "timeout": timedelta(seconds=20), "patience": timedelta(seconds=2),
         }  # fmt: skip
         return S3Place(bucket=bucket, endpoint=url or self.url, **{**given, **other})  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The world of tests at a real S3 server: each has a bucket, or a prefix, of its own."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -11,9 +12,14 @@ from tests.unit.vault.faulty import Way
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
-    with given(tmp_path_factory.mktemp("s3")) as site:
-        yield site
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
+    with given(tmp_path_factory.mktemp("s3")) as served:
+        yield served
+
+
+@pytest.fixture
+def site(served: Given) -> Given:
+    return replace(served, prefix=f"live/{uuid4().hex}")
 
 
 @pytest.fixture
@@ -29,8 +35,7 @@ def bucket(site: Given) -> str:
 @pytest.fixture
 def opened(site: Given, bucket: str) -> Callable[..., S3Objects]:
     """Opens the bucket through an address; what else is given goes into the `S3Place`."""
-    prefix = f"live/{uuid4().hex}"
-    return lambda url, **other: S3Objects(site.place(bucket, url, **{"prefix": prefix, **other}))
+    return lambda url, **other: S3Objects(site.place(bucket, url, **other))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from controlplane.domain.vault import Depth
 from controlplane.vault.checking import CheckOrder
-from tests.live.s3world import bucket, opened, server, site, way  # noqa: F401  # fixtures
+from tests.live.s3world import bucket, opened, served, server, site, way  # noqa: F401  # fixtures
 from tests.unit.vault.conftest import vault  # noqa: F401
 from tests.unit.vault.objects_contract import ObjectsContract
 from tests.unit.vault.support import World, read_all, some_disk

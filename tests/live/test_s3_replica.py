@@ -3,7 +3,7 @@
 import pytest
 
 from controlplane.vault.s3 import S3Objects
-from tests.live.s3world import bucket, opened, server, site, way  # noqa: F401  # fixtures
+from tests.live.s3world import bucket, opened, served, server, site, way  # noqa: F401  # fixtures
 from tests.unit.vault.conftest import world  # noqa: F401
 from tests.unit.vault.test_replica import (  # noqa: F401  # they run here, too
     Counts,

@@ -28,7 +28,7 @@ from controlplane.vault.s3 import S3Key, S3Objects
 from tests.children import child
 from tests.e2e.system import free_port, until
 from tests.live.s3servers import KEY, Given, command
-from tests.live.s3world import bucket, site  # noqa: F401  # fixtures
+from tests.live.s3world import bucket, served, site  # noqa: F401  # fixtures
 from tests.unit.vault.objects_contract import MANY_PARTS, sent
 from tests.unit.vault.support import Bytes, World, commit, copy, new_point, read_all, some_disk
 
@@ -274,7 +274,7 @@ def test_a_bucket_that_locks_objects_serves_the_vault_or_is_refused_untouched(
     with pytest.raises(NotFound):
         objects.get("heads/a")
     assert list(objects.names("heads")) == []
-    assert len(site.versions(locked, "fed/ctl/heads/a")) == 1
+    assert len(site.versions(locked, f"{site.prefix}/heads/a")) == 1
     objects.put("heads/a", b"it comes again")
     assert objects.get("heads/a") == b"it comes again"
     world = World(tmp_path, objects)
@@ -287,7 +287,7 @@ def test_a_bucket_that_locks_objects_serves_the_vault_or_is_refused_untouched(
     world.clock.pass_by(timedelta(hours=1))
     assert vault.collect(holding=timedelta(hours=1)).deleted == 1
     assert list(objects.names("packs")) == []
-    assert len(site.versions(locked, f"fed/ctl/{stored}")) == 1
+    assert len(site.versions(locked, f"{site.prefix}/{stored}")) == 1
     point, _ = world.take(vault, data)
     assert read_all(world.vault(), point) == data
     world.close()

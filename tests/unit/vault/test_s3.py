@@ -26,7 +26,7 @@ from controlplane.domain.errors import (
     Unsupported,
 )
 from controlplane.vault import s3
-from controlplane.vault.s3 import S3Key, S3Objects, retries
+from controlplane.vault.s3 import PART, S3Key, S3Objects, retries
 from tests.e2e.system import until
 from tests.unit.vault.faulty import (
     BROKEN,
@@ -169,6 +169,24 @@ def test_a_store_that_stays_away_ends_in_unavailable_and_nothing_is_there(
         way.open()
     there = opened(way.server)
     assert [*there.names("heads"), *there.names("packs")] == []
+
+
+def test_an_upload_that_failed_asks_nothing_more_of_the_store_when_it_is_to_end(way, opened):
+    objects = opened(way.url, patience=timedelta(seconds=0.1))
+    objects.put("first/x", b"x")
+    upload = objects.upload("packs/a")
+    way.fault = lambda _: BROKEN
+
+    def send() -> None:
+        for _ in range(9):
+            upload.write(bytes(PART))
+
+    with pytest.raises(Unavailable):
+        send()
+    way.asked.clear()
+    with pytest.raises(Unavailable, match="packs/a in bucket"):
+        upload.finish()
+    assert way.asked == []
 
 
 def test_nobody_waits_for_a_store_that_is_away_to_hear_of_an_abort(way, opened, monkeypatch):
