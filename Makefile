@@ -5,7 +5,7 @@ UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv
 WORKERS ?= 3
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: demo dev test pairs check lint fix coverage bench live live-openstack lock docs
+.PHONY: demo dev test pairs check lint fix coverage bench live live-openstack live-s3 lock docs
 
 demo: .venv/run ## the main job, from an image around five providers and home
 	$(BIN)/python -m api.demo $(if $(IMAGE),--image $(IMAGE))
@@ -43,6 +43,9 @@ live: .venv/dev ## the contract suite and moves at a real site, named by LIVE_* 
 
 live-openstack: .venv/dev ## the same at a lab's OpenStack; OPENSTACK_LAB=the folder with its clouds.yaml
 	$(BIN)/python -m tests.live openstack $(if $(OPENSTACK_LAB),--lab "$(OPENSTACK_LAB)")
+
+live-s3: .venv/dev ## the vault at a real S3 server: SERVER=ceph or seaweedfs starts one, or LIVE_S3 names it (docs/live.md)
+	LIVE_S3="$(or $(SERVER),$(LIVE_S3))" $(BIN)/python -m pytest -q -m live -rs -n 0 tests/live/test_s3.py tests/live/test_s3_replica.py tests/live/test_s3_server.py
 
 docs: .venv/dev ## the pages that are made from cards and checks
 	$(BIN)/python -m drivers.cards

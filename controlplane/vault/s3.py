@@ -6,10 +6,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from queue import Full, Queue
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import BaseError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from controlplane.domain.disk import MIB
@@ -18,15 +21,20 @@ from controlplane.vault.names import checked
 from controlplane.vault.s3errors import repeated, status, told
 from controlplane.vault.s3uploads import Leftovers
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 PART = 5 * MIB  # the least that S3 takes
 _PARTS_AT_ONCE = 3
 _LISTED = 1000
-_RETRIES = 12
 _TRIES = 3
 _LOOK = 0.1
+_ABORTING = 10.0
 _BEYOND = 416
 _KEY_AGE = timedelta(minutes=5)
 _WHOLE = timedelta(hours=1)  # a pack through the slowest of lines
+PROBE = "probe/if-none-match"
+_PROBE = b"a name that can be taken once shows that this store keeps to If-None-Match\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +78,9 @@ class S3Place:
 class S3Objects:
     """Objects under a bucket's prefix; many threads may share it.
 
-    An object that fits one request is created on the condition that its name is free, and the first
-    one twice: Unsupported where the second time succeeds. A longer one
+    An object that fits one request is created on the condition that its name is free. Before the
+    first write of all an object of a reserved name (`PROBE`) is created twice, and where both
+    succeed every write is Unsupported. A longer object
     is a multipart upload, which no request makes conditional here: its name is looked up just
     before the end. So of two long uploads of one name that end in the same moment both succeed and
     one stays; what is long are packs, whose names are 256 random bits.
@@ -87,6 +96,8 @@ class S3Objects:
 
     def put(self, name: str, data: bytes) -> None:
         """As the port says. After an answer that was lost the store is asked what it has."""
+        checked(name)
+        self._prove(name)
         unknown = False
         for left in reversed(range(_TRIES)):
             try:
@@ -134,8 +145,11 @@ class S3Objects:
                 return obstore.head(self._store, checked(name))["size"]
             except FileNotFoundError:
                 # The answer to HEAD does not tell a bucket that is gone from an object that is.
-                obstore.get_range(self._store, name, start=0, length=1)
+                self._why(name)
                 return obstore.head(self._store, name)["size"]
+            except PermissionDeniedError:
+                self._why(name)  # nor why it is refused
+                raise
 
     def names(self, folder: str) -> Iterator[str]:
         after, failed = None, 0
@@ -165,6 +179,7 @@ class S3Objects:
             return leftovers.sweep(before)
 
     def sender(self, name: str) -> "_Sender":
+        self._prove(name)
         return _Sender(self._store, name)
 
     def taken(self, name: str) -> int | None:
@@ -212,23 +227,40 @@ class S3Objects:
                 # Somebody else was about to create or delete it in the same moment.
                 raise Unavailable(f"{self.named(name)}: {e}, and then it was not") from e
             raise
-        if not self._proven:
-            self._prove(name, data)
 
-    def _prove(self, name: str, data: bytes) -> None:
-        """What was just created is refused a second time, or the store knows no conditions."""
+    def _prove(self, name: str) -> None:
+        """What is created twice is refused the second time, or nothing may be written here.
+
+        Before anything of ours is written: a store that ignores the condition would have taken
+        another's object away by then. What goes wrong is told of `name`, which is waiting.
+        """
+        for left in () if self._proven else reversed(range(_TRIES)):
+            try:
+                self._proven = self._refuses(name) or self._refuses(name)
+                break
+            except Unavailable:
+                if not left:
+                    raise
+        if not self._proven:
+            raise Unsupported(
+                f"{self.named(name)}: the store ignores If-None-Match and lets a name be taken"
+                " twice, so two control planes could not be told apart in it. Some do so only where"
+                " the bucket keeps versions or locks objects (Ceph 16): use a bucket without, or"
+                " another store (docs/stores.md)"
+            )
+
+    def _refuses(self, name: str) -> bool:
+        """Whether the probe's name is taken, which takes it."""
         try:
             with self.told(name):
-                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+                obstore.put(self._store, PROBE, _PROBE, mode="create", use_multipart=False)
         except Conflict:
-            self._proven = True
-        except FedctlError:
-            return  # the next one that is created proves it
-        else:
-            raise Unsupported(
-                f"{self._place} ignores If-None-Match and lets a name be taken twice: two control"
-                " planes could not be told apart there; use another store (docs/stores.md)"
-            )
+            return True
+        return False
+
+    def _why(self, name: str) -> None:
+        """Raises what the answer to HEAD, which has no body, could not tell."""
+        obstore.get_range(self._store, name, start=0, length=1)
 
 
 class S3Upload:
@@ -277,6 +309,8 @@ class S3Upload:
         self._pending.clear()
 
     def _complete(self, sender: "_Sender") -> None:
+        with self._store.told(self._name):
+            sender.check()
         if self._store.taken(self._name) is not None:
             self.abort()
             raise Conflict(f"{self._store.named(self._name)} is in the store already")
@@ -315,16 +349,28 @@ class _Sender:
                 return
         self._done.result()
 
+    def check(self) -> None:
+        """Raises what ended the upload, if anything did."""
+        if self._done.done():
+            self._done.result()
+
     def end(self) -> None:
         self.push(None)
         self._done.result()
 
     def abort(self) -> None:
-        """Nothing of it is visible, and the store was told to drop its parts."""
+        """Nothing of it becomes visible, and the store is told to drop its parts.
+
+        Where it does not answer soon nobody waits: what it never hears of is swept.
+        """
         self._aborted = True
-        with suppress(BaseError, FileNotFoundError, ValueError, _Aborted):
-            self.push(None)
-            self._done.result()
+        end = monotonic() + _ABORTING
+        while not self._done.done() and monotonic() < end:
+            with suppress(Full):
+                self._parts.put(None, timeout=_LOOK)
+                break
+        with suppress(BaseError, FileNotFoundError, ValueError, _Aborted, TimeoutError):
+            self._done.result(max(0.0, end - monotonic()))
 
     def _run(self) -> None:
         try:
@@ -348,6 +394,24 @@ class _Sender:
             yield part
         if self._aborted:
             raise _Aborted
+
+
+def retries(patience: timedelta) -> "RetryConfig":
+    """How what failed is tried again: with growing pauses until `patience` is over.
+
+    The library draws each pause from between the shortest and three times the one before, so that
+    any number of tries may be used up in no time: there are as many as the shortest ones take.
+    """
+    shortest = min(timedelta(milliseconds=100), patience / 50)
+    return {
+        "max_retries": ceil(patience / shortest),
+        "retry_timeout": patience,
+        "backoff": {
+            "init_backoff": shortest,
+            "max_backoff": min(timedelta(seconds=10), patience / 6),
+            "base": 3,
+        },
+    }
 
 
 def _opened(place: S3Place) -> S3Store:
@@ -382,14 +446,6 @@ def _opened(place: S3Place) -> S3Store:
             "skip_signature": False,
         },
         client_options=options,  # type: ignore[arg-type]  # the options are made above
-        retry_config={
-            "max_retries": _RETRIES,
-            "retry_timeout": place.patience,
-            "backoff": {
-                "init_backoff": min(timedelta(milliseconds=100), place.patience / 50),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2,
-            },
-        },
+        retry_config=retries(place.patience),
         credential_provider=key,  # type: ignore[arg-type]  # what it gives is made above
     )

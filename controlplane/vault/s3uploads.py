@@ -14,7 +14,13 @@ from xml.etree import ElementTree as ET
 import httpx
 from httpx_auth import AWS4Auth
 
-from controlplane.domain.errors import Denied, Unavailable, Unsupported
+from controlplane.domain.errors import Unavailable, Unsupported
+from controlplane.vault.s3errors import answered
+
+_HINT = (
+    "give the key the rights to list and end uploads that docs/stores.md names, or let a lifecycle"
+    " rule of the bucket end them"
+)
 
 
 class Key(Protocol):
@@ -36,6 +42,7 @@ class Leftovers:
         authority: bytes | None, timeout: timedelta,
     ) -> None:  # fmt: skip
         self._bucket = f"{url}/{bucket}"
+        self._named = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix else ""
         auth = AWS4Auth(key.id, key.secret, region, "s3", security_token=key.token)
         verify = ssl.create_default_context(cadata=authority.decode() if authority else None)
@@ -83,14 +90,9 @@ class Leftovers:
             answer = self._http.request(method, self._bucket + path, params=params)
         if answer.is_success or (answer.status_code == httpx.codes.NOT_FOUND and path):
             return answer.content
-        if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            raise Denied(
-                f"{what}: the store does not let us list or end them: give the key the rights that"
-                " docs/stores.md names, or let a lifecycle rule of the bucket end them"
-            )
         if answer.status_code == httpx.codes.NOT_IMPLEMENTED:
             raise Unsupported(f"{what}: the store cannot list them: let it end them by itself")
-        raise Unavailable(f"{what}: the store answered {answer.status_code}; it is asked again")
+        raise answered(answer.status_code, answer.text, what, self._named, _HINT)
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """The world of each vault test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from controlplane.vault.s3 import S3Objects
 from controlplane.vault.vault import Vault
 from tests.unit.vault.faulty import Way
-from tests.unit.vault.s3server import serving
+from tests.unit.vault.s3server import place, serving
 from tests.unit.vault.support import World
 
 
@@ -37,6 +38,12 @@ def bucket(server: str) -> str:
     name = f"vault-{uuid4().hex[:12]}"
     assert httpx.put(f"{server}/{name}").is_success
     return name
+
+
+@pytest.fixture
+def opened(bucket: str) -> Callable[..., S3Objects]:
+    """Opens the bucket through an address; what else is given goes into the `S3Place`."""
+    return lambda url, **other: S3Objects(place(url, bucket, **other))
 
 
 @pytest.fixture

@@ -28,6 +28,11 @@ class Asked:
         told = self.headers.get("x-amz-checksum-sha256")
         return told == b64encode(sha256(self.body).digest()).decode()
 
+    @property
+    def signed_as_sent(self) -> bool:
+        """The signature covers the body, which some servers check in the checksum's place."""
+        return self.headers.get("x-amz-content-sha256") == sha256(self.body).hexdigest()
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.domain.errors import Unavailable
-from controlplane.vault.s3 import S3Objects
 from tests.unit.vault.faulty import BROKEN, CUT_AFTER, CUT_IN_ANSWER, SLOW_DOWN, Way
-from tests.unit.vault.s3server import place
 from tests.unit.vault.support import World, commit, copy, new_point, read_all, some_disk
 from tests.unit.vault.test_collection import (  # noqa: F401  # they run here, too
     test_an_open_session_of_an_earlier_time_keeps_packs_and_cannot_commit_them,
@@ -40,14 +38,14 @@ from tests.unit.vault.test_round_trip import (  # noqa: F401
 
 
 @pytest.fixture
-def world(server: str, bucket: str, tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path, S3Objects(place(server, bucket)))
+def world(server: str, opened, tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path, opened(server))
     yield world
     world.close()
 
 
-def test_a_copy_through_a_store_that_fails_now_and_then_is_whole(way: Way, bucket: str, tmp_path):
-    world = World(tmp_path, S3Objects(place(way.url, bucket)))
+def test_a_copy_through_a_store_that_fails_now_and_then_is_whole(way: Way, opened, tmp_path):
+    world = World(tmp_path, opened(way.url))
     turn = [0]
 
     def every_third(_asked: object) -> object:
@@ -62,9 +60,9 @@ def test_a_copy_through_a_store_that_fails_now_and_then_is_whole(way: Way, bucke
 
 
 def test_a_copy_whose_store_goes_away_reports_nothing_and_goes_on_when_it_is_back(
-    way: Way, bucket: str, tmp_path
+    way: Way, opened, tmp_path
 ):
-    world = World(tmp_path, S3Objects(place(way.url, bucket, patience=timedelta(seconds=0.1))))
+    world = World(tmp_path, opened(way.url, patience=timedelta(seconds=0.1)))
     data, point = some_disk(2, "RT" * 60), new_point()
     way.fault = lambda asked: BROKEN if asked.method in {"PUT", "POST"} else None
     with pytest.raises(Unavailable):
@@ -84,9 +82,9 @@ def test_a_copy_whose_store_goes_away_reports_nothing_and_goes_on_when_it_is_bac
 
 
 def test_a_replica_in_a_bucket_is_brought_up_over_a_bad_line_and_mends_the_folder(
-    way: Way, bucket: str, tmp_path
+    way: Way, opened, tmp_path
 ):
-    replica = S3Objects(place(way.url, bucket))
+    replica = opened(way.url)
     world = World(tmp_path)
     vault = world.vault(replica=replica)
     data = some_disk(3, "RT" * 50)

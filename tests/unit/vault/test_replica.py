@@ -31,13 +31,13 @@ from tests.unit.vault.test_recall import backup, domain_of
 SIGNERS = {"homes": Seal(), "incarnations": Seal()}
 
 
-class Counting(LocalObjects):
+class Counts:
     """Counts what is written; `left` writes are done before it is away, if that is a number."""
 
     left: int | None = None
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, where: object) -> None:
+        super().__init__(where)
         self.written: list[str] = []
 
     def upload(self, name):
@@ -47,6 +47,10 @@ class Counting(LocalObjects):
             self.left -= 1
         self.written.append(name)
         return super().upload(name)
+
+
+class Counting(Counts, LocalObjects):
+    pass
 
 
 @pytest.fixture
