@@ -146,11 +146,17 @@ class Disks(Site, Volumes, Snapshots):
         if not found:
             return Absent()
         known = mapping.metadata_owner(found[0])
+        failed = [each for each in found if str(each["status"]).startswith("error")]
         return Seen(
             SnapshotSeen(
                 ref=str(found[0]["id"]),
                 ready=all(snapshot["status"] == "available" for snapshot in found),
                 epoch=known.epoch if known else 0,
+                failed=", ".join(
+                    f"snapshot {each['id']} of volume {each['volume_id']} is in the state"
+                    f" {each['status']}"
+                    for each in failed
+                ),
             )
         )
 

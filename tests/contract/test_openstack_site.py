@@ -312,6 +312,23 @@ def test_a_volume_that_fails_is_seen_as_failed_and_can_go(
     world.gone(driver.find_volume, owner)
 
 
+def test_a_snapshot_that_fails_is_seen_as_failed_and_can_go(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner = world.tag("snapshot")
+    ref = world.seen(world.instance(world.spec())).ref
+    site.fail_volume()
+    driver.create_snapshot(owner, ref)
+
+    def failed() -> bool:
+        answer = driver.find_snapshot(owner)
+        return isinstance(answer, Seen) and "in the state error" in answer.it.failed
+
+    world.until(failed, "the snapshot failed")
+    driver.delete_snapshot(owner)
+    world.gone(driver.find_snapshot, owner)
+
+
 def test_a_pull_that_the_site_will_not_do_is_told_as_such_and_leaves_nothing(
     site: OpenStackSim, world: World, driver: OpenStackDriver
 ):

@@ -20,8 +20,9 @@ from pydantic import TypeAdapter
 from temporalio.client import Client
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from controlplane.domain.answer import Answer, Seen
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import MIB, VolumeSpec
+from controlplane.domain.disk import MIB, SnapshotSeen, VolumeSpec
 from controlplane.domain.errors import Unsupported
 from controlplane.domain.ids import SiteName, derived
 from controlplane.domain.instance import DiskPlace, Trait, TraitSeen
@@ -374,6 +375,29 @@ async def test_a_site_without_snapshots_is_a_finding_with_a_code(
     assert (finding.id, finding.subject) == ("SRC05", "web-2")
     assert AWAY in finding.evidence
     assert finding.remedy
+    group.world.close()
+
+
+async def test_a_snapshot_that_its_site_could_not_take_is_told_at_once(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after ten minutes in which all members are held."""
+    group = made(tmp_path)
+    find = FakeSnapshots.find_snapshot
+
+    def broken(self: FakeSnapshots, owner: OwnerTag) -> Answer[SnapshotSeen]:
+        answer = find(self, owner)
+        if self._site.name == AWAY and isinstance(answer, Seen):
+            return Seen(replace(answer.it, ready=False, failed="no space is left"))
+        return answer
+
+    monkeypatch.setattr(FakeSnapshots, "find_snapshot", broken)
+    op = await run(client, group.world, group.ask())
+    assert op.state is OperationState.ROLLED_BACK
+    assert op.problem is not None
+    assert "no space is left" in op.problem.message
+    assert op.problem.step == "web-2 snapshot taken"
+    assert group.world.home.snapshots == group.world.away.snapshots == {}
     group.world.close()
 
 

@@ -24,7 +24,7 @@ from controlplane.planning.digest import as_json
 from controlplane.planning.grouping import spread
 from controlplane.store.engine import Store
 from drivers.contract import Driver, Instances, Snapshots, require
-from workflows.activities.atsite import SiteSteps, known, made
+from workflows.activities.atsite import SiteSteps, known, made, taken
 from workflows.activities.group_plans import (
     MARKS,
     MOMENTS,
@@ -278,9 +278,7 @@ class GroupActivities(SiteSteps):
                 answer = require(driver, Snapshots).find_snapshot(at.work.tag(at.artefact))
                 watch = self._watches.get(at.work.operation)
                 now = watch.latest() if watch is not None else self._clock()
-                seen = made(driver, answer, f"snapshot at {at.site}")
-                if not seen.ready:
-                    raise NotYet(f"{at.site} is taking the snapshot")
+                seen = taken(made(driver, answer, f"snapshot at {at.site}"), at)
                 if wish.of is not None:
                     self._same_disks(driver, at, wish.of, wish.volumes)
             self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
