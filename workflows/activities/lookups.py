@@ -63,8 +63,8 @@ class Belongings:
 _GOING = (
     ArtefactKind.EXPORT,
     ArtefactKind.INSTANCE,
+    ArtefactKind.SNAPSHOT,  # some sites delete no volume that has any
     ArtefactKind.VOLUME,
-    ArtefactKind.SNAPSHOT,
     ArtefactKind.IMAGE,
     ArtefactKind.NIC,
 )
