@@ -23,7 +23,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from controlplane.domain.answer import Answer, Seen
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, SnapshotSeen, VolumeSpec
-from controlplane.domain.errors import Unsupported
+from controlplane.domain.errors import Busy, Unsupported
 from controlplane.domain.ids import SiteName, derived
 from controlplane.domain.instance import DiskPlace, Trait, TraitSeen
 from controlplane.domain.operation import Operation, OperationKind, OperationState, StepState
@@ -42,6 +42,7 @@ from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_take_points import SIZE, Group, Guest, made
 from tests.workflows.world import AWAY, HOME, now
 from workflows import options
+from workflows.activities import groups
 from workflows.activities.groups import ASKING, Freeze, GroupActivities, Revoke, Shot
 from workflows.activities.orders import At, Remove
 from workflows.activities.sites import SiteActivities
@@ -550,8 +551,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_an_attempt_that_wakes_when_its_snapshots_were_taken_back_leaves_none(
-    scene: Scene, place: str
+    scene: Scene, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor where the site cannot remove at once what it is still taking."""
+    monkeypatch.setattr(groups, "_LOOK_EVERY", 0.01)
     by = Held()
     with ThreadPoolExecutor(1) as threads:
         late = threads.submit(attempt, 1, scene.groups(by, place).freeze, scene.order)
@@ -559,6 +562,8 @@ def test_an_attempt_that_wakes_when_its_snapshots_were_taken_back_leaves_none(
         wish = Revoke(operation=str(scene.op.id), steps=(ASKING,))
         attempt(1, scene.groups().revoke, wish)
         scene.removed()
+        taking = Busy("the snapshot is being taken")
+        scene.group.world.away.fail_next("delete_snapshot", taking, times=2)
         by.go.set()
         assert superseded(late)
     assert scene.snapshots() == 0

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Barrier, BrokenBarrierError
@@ -13,9 +13,9 @@ from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.answer import Seen
+from controlplane.domain.answer import Absent, Seen
 from controlplane.domain.artefact import RETENTION, ArtefactKind, ArtefactState
-from controlplane.domain.errors import Busy, Conflict, FedctlError
+from controlplane.domain.errors import Busy, Conflict, FedctlError, Unavailable
 from controlplane.domain.ids import ArtefactId, InstanceId
 from controlplane.domain.instance import InstanceState
 from controlplane.domain.operation import StepState
@@ -45,6 +45,7 @@ MARK = "what changes from here on is read by the next recovery point"
 SPREAD = "spread"
 ASKING, ASKING_AGAIN, COMMIT = "snapshots", "snapshots again", "commit points"
 _READY_WITHIN = 90.0
+_TAKEN_BACK_WITHIN, _LOOK_EVERY = 120, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +267,19 @@ class GroupActivities(SiteSteps):
             with self._store.read() as tx:
                 step = tx.operations.find_step(operation, asking.step)
             if step is not None and step.state is StepState.UNDONE:
-                taker.delete_snapshot(at.work.tag(at.artefact))
+                self._taken_back(taker, at, asking.gate)
             raise
+
+    @staticmethod
+    def _taken_back(taker: Snapshots, at: At, gate: "_Gate") -> None:
+        """What its site is still taking goes when it is there; the sweep finds what does not go."""
+        tag = at.work.tag(at.artefact)
+        for _ in range(_TAKEN_BACK_WITHIN):
+            with suppress(Busy, Unavailable):
+                taker.delete_snapshot(tag)
+                if isinstance(taker.find_snapshot(tag), Absent):
+                    return
+            gate.rest(_LOOK_EVERY)
 
     @activity.defn(no_thread_cancel_exception=True)
     def wait_frozen(self, wish: WaitFrozen) -> Held:
@@ -421,7 +433,10 @@ class _Gate:
         self._barrier.wait(_READY_WITHIN)
 
     def until(self, after: timedelta) -> None:
-        self._never.wait(max(self._began + after.total_seconds() - monotonic(), 0.0))
+        self.rest(max(self._began + after.total_seconds() - monotonic(), 0.0))
+
+    def rest(self, seconds: float) -> None:
+        self._never.wait(seconds)
 
 
 @contextmanager
