@@ -35,7 +35,7 @@ from drivers.contract import Driver
 from drivers.fake.disk import PAGE, FakeDisk
 from drivers.fake.site import FakeVolume
 from drivers.fake.storage import FakeSnapshots
-from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
+from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import crossing, run, run_and_cancel
 from tests.workflows.test_held_attempts import PATIENCE, Held, attempt, held_in, superseded
 from tests.workflows.test_mend_operation import mend
@@ -198,17 +198,6 @@ async def test_disks_whose_steps_run_twice_are_the_same(client: Client, tmp_path
     assert twice.changed == []
     assert restored(group, op, 2) == before
     assert read(op) == {"web-1": PAGE, "web-2": 0}
-    group.assert_running()
-    group.world.close()
-
-
-async def test_disks_whose_workers_died_are_done_by_others(client: Client, tmp_path: Path) -> None:
-    group = made(tmp_path, disks=2)
-    before = held(group, 2)
-    op = await run(client, group.world, group.ask(), [FirstTriesDie(Fault.AFTER)])
-    assert op.state is OperationState.SUCCEEDED, op.problem
-    assert restored(group, op, 2) == before
-    assert group.world.home.snapshots == group.world.away.snapshots == {}
     group.assert_running()
     group.world.close()
 
