@@ -59,7 +59,7 @@ async def _leased(saga: Saga, operation: str) -> Work:
 
 
 async def _remove(work: Work, belongings: Belongings) -> None:
-    """Instances before volumes before the rest: what uses a thing goes before it."""
+    """Instances before snapshots before volumes: what uses a thing goes before it."""
     for artefact in belongings.artefacts:
         at = belongings.at(work, artefact)
         if artefact.kind is ArtefactKind.INSTANCE:

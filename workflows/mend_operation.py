@@ -32,7 +32,8 @@ class MendOperation:
 
     A move that switched is finished forward. One that did not: its target is stopped before its
     source may start. What an adoption tagged loses its tag. Snapshots and exports of points go;
-    points that stand stay. Of anything else, what was made is on record and goes with the instance.
+    points that stand stay, unless it had begun to forget them. Of anything else, what was made is
+    on record and goes with the instance.
     """
 
     @workflow.run
@@ -103,7 +104,10 @@ class MendOperation:
             )
             await call(SiteActivities.remove, Remove(at=at, kind=artefact.kind))
         for point in stuck.points:
-            await call(TransferActivities.abandon_point, str(point))
+            if stuck.forgotten:  # a part of a group is worth nothing
+                await call(TransferActivities.forget_point, str(point))
+            else:
+                await call(TransferActivities.abandon_point, str(point))
 
     async def _give_back(self, stuck: Stuck) -> OperationState:
         """Nothing is switched off or deleted: the machine was there before."""

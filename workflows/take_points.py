@@ -1,6 +1,8 @@
 """Recovery points of several instances as of one moment: all of them stand, or nothing stays."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -9,9 +11,10 @@ from uuid import UUID
 from temporalio import workflow
 
 from controlplane.domain.disk import DiskSource, Mark
-from controlplane.domain.ids import ArtefactId, derived
+from controlplane.domain.ids import ArtefactId, SiteName, derived
 from controlplane.domain.operation import OperationState
 from controlplane.domain.vault import Moment
+from controlplane.planning.grouping import may_copy
 from workflows.activities.endings import Outcome
 from workflows.activities.group_plans import (
     GroupPlanActivities,
@@ -21,11 +24,15 @@ from workflows.activities.group_plans import (
     PointsPlan,
 )
 from workflows.activities.groups import (
+    ASKING,
+    ASKING_AGAIN,
+    COMMIT,
     Freeze,
     Frozen,
     GroupActivities,
     Judge,
     Noted,
+    Revoke,
     Shot,
     TakeLeases,
     Taken,
@@ -75,21 +82,39 @@ class TakePoints:
         release: Undo = partial(record, GroupActivities.release_leases, operation)
         wish = TakeLeases(operation=operation, members=plan.members)
         works = await saga.step(ask(GroupActivities.take_leases, wish), undo=release)
+        turns = _Turns(plan)
         members = [
-            _Member(work, each, plan.domain, saga)
+            _Member(work, each, plan.domain, saga, turns)
             for work, each in zip(works, plan.members, strict=True)
         ]
         spread = await _freeze(operation, plan, members, saga)
         await release()
         saga.done_with(release)
-        saga.remember(lambda: _forget(members))
+        begun: list[str] = []
+        saga.remember(lambda: _forget(operation, members, begun))
         await together(*(each.copy() for each in members))
+        begun.append(COMMIT)
         await _commit(plan, members)
         saga.switch()
-        taken = tuple([await each.taken() for each in members])
+        await unstoppable(_all([each.tidied for each in members]))
+        taken = tuple(each.taken() for each in members)
         noted = Noted(operation=operation, spread=spread, taken=taken)
         await unstoppable(forward(GroupActivities.points_taken, noted))
         return Outcome(operation=operation, state=OperationState.SUCCEEDED)
+
+
+def _beside() -> bool:
+    """Whether members and disks need not wait for each other; they did in earlier stories."""
+    return workflow.patched("2026-12-group-beside")
+
+
+async def _all(parts: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Each to its end, side by side: a site that is away keeps nobody else waiting."""
+    if _beside():
+        await together(*(part() for part in parts))
+    else:
+        for part in parts:
+            await part()
 
 
 async def _freeze(
@@ -100,15 +125,18 @@ async def _freeze(
     lanes = tuple(
         tuple(of[ask.instance].shot(ask.after) for ask in lane.asks) for lane in plan.order.lanes
     )
+    asked: dict[UUID, Frozen] = {}
+    names = iter((ASKING, ASKING_AGAIN))
+    begun: list[str] = []
 
     async def take_back() -> None:
-        for each in members:
-            await each.snapshot.take_back()
-
-    asked: dict[UUID, Frozen] = {}
+        if _beside():
+            await undo(GroupActivities.revoke, Revoke(operation=operation, steps=tuple(begun)))
+        await _all([each.snapshot.take_back for each in members])
 
     async def ask_all() -> None:
-        order = Freeze(operation=operation, lanes=lanes)
+        begun.append(next(names))
+        order = Freeze(operation=operation, lanes=lanes, step=begun[-1])
         frozen = await saga.step(at_once(GroupActivities.freeze, order), undo=take_back)
         asked.update({each.artefact: each for each in frozen})
 
@@ -119,7 +147,7 @@ async def _freeze(
     )
     judge = Judge(
         operation=operation,
-        moments=tuple(each.moment for each in members),
+        moments=tuple(each.moment for each in members for _ in each.plan.disks),
         max_spread=plan.max_spread,
     )
     return await record(GroupActivities.judge_spread, judge)
@@ -129,12 +157,12 @@ async def _commit(plan: PointsPlan, members: Sequence["_Member"]) -> None:
     order = CommitGroup(
         operation=members[0].work.operation,
         domain=plan.domain,
-        step="commit points",
+        step=COMMIT,
         members=tuple(
             GroupMember(
                 instance=each.plan.instance,
                 point=each.point,
-                copied=tuple(each.copied),
+                copied=tuple(sorted(each.copied, key=lambda copied: copied.disk)),
                 taken=each.moment,
             )
             for each in members
@@ -143,21 +171,53 @@ async def _commit(plan: PointsPlan, members: Sequence["_Member"]) -> None:
     await copy(TransferActivities.commit_group, order)
 
 
-async def _forget(members: Sequence["_Member"]) -> None:
+async def _forget(operation: str, members: Sequence["_Member"], begun: Sequence[str]) -> None:
+    """All of them: a part of a group is worth nothing, whoever has to go on with this."""
+    if begun and _beside():
+        await undo(GroupActivities.revoke, Revoke(operation=operation, steps=tuple(begun)))
     for each in members:
         await undo(TransferActivities.forget_point, str(each.point))
+
+
+class _Turns:
+    """Disks of a group wait for each other where too many would be copied at a time."""
+
+    def __init__(self, plan: PointsPlan) -> None:
+        self._plan = plan
+        self._going: list[SiteName] = []
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def turn(self, site: SiteName) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free(site))
+            self._going.append(site)
+        try:
+            yield
+        finally:
+            self._going.remove(site)
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _free(self, site: SiteName) -> bool:
+        most, at_a_site = self._plan.copies, self._plan.copies_at_a_site
+        return may_copy(site, self._going, most=most, at_a_site=at_a_site)
 
 
 class _Member:
     """One instance on its way into the vault; `moment` and `copied` once they are known."""
 
-    def __init__(self, work: Work, plan: MemberPlan, domain: str, saga: Saga) -> None:
+    def __init__(
+        self, work: Work, plan: MemberPlan, domain: str, saga: Saga, turns: _Turns
+    ) -> None:
         self.work = work
         self.plan = plan
         self.point = derived(work.operation, "point", plan.instance)
         self.copied: list[Copied] = []
         self._domain = domain
         self._saga = saga
+        self._turns = turns
+        self._preparing = asyncio.Lock()
         self._moment: Moment | None = None
         self.snapshot = Snapshot(self.at("snapshot"))
 
@@ -182,45 +242,63 @@ class _Member:
 
     async def seen(self, frozen: Frozen) -> None:
         """The snapshot can be read, and its moment is known."""
-        wish = WaitFrozen(at=self.at("snapshot taken"), asked=frozen.asked, moment=frozen.moment)
+        wish = WaitFrozen(
+            at=self.at("snapshot taken"),
+            asked=frozen.asked,
+            moment=frozen.moment,
+            of=self.plan.copy,
+            volumes=frozenset(disk.volume for disk in self.plan.disks),
+        )
         held = await wait_held(GroupActivities.wait_frozen, wish)
         self.snapshot.mark = Mark(text=held.ref)
         self._moment = held.moment
 
     async def copy(self) -> None:
         """Every disk, as the snapshot shows it; what was made for that at the site goes again."""
+        if _beside():
+            await together(*(self._in_turn(disk) for disk in self.plan.disks))
+            return
         for disk in self.plan.disks:
-            export = self._export(disk)
-            release: Undo = partial(
-                undo, SiteActivities.release_export, replace(export, step=f"undo: {export.step}")
-            )
-            read = CopyDisk(
-                at=replace(export, step=f"{self.plan.name} copy {disk.index}"),
-                point=self.point,
-                disk=disk.index,
-                domain=self._domain,
-                base=self.plan.base,
-            )
-            self.copied.append(await self._copy_disk(disk, export, read, release))
-            done = replace(export, step=f"{self.plan.name} release export {disk.index}")
-            await wait(SiteActivities.release_export, done)
-            self._saga.done_with(release)
+            await self._copy(disk)
 
-    async def _copy_disk(
-        self, disk: MemberDisk, export: At, read: CopyDisk, release: Undo
-    ) -> Copied:
-        content = DiskSource(volume=disk.volume, snapshot=self.snapshot.at.artefact)
-        prepare = Export(at=export, source=content, since=self._since())
-        return await once_more(
-            "2026-12-take-points",
-            lambda: self._saga.step(wait(SiteActivities.prepare_export, prepare), undo=release),
-            lambda: copy(TransferActivities.copy_disk, read),
+    async def _in_turn(self, disk: MemberDisk) -> None:
+        async with self._turns.turn(self.plan.site):
+            await self._copy(disk)
+
+    async def _copy(self, disk: MemberDisk) -> None:
+        export = self._export(disk)
+        release: Undo = partial(
+            undo, SiteActivities.release_export, replace(export, step=f"undo: {export.step}")
         )
+        read = CopyDisk(
+            at=replace(export, step=f"{self.plan.name} copy {disk.index}"),
+            point=self.point,
+            disk=disk.index,
+            domain=self._domain,
+            base=self.plan.base if disk.based else None,
+        )
+        content = DiskSource(volume=disk.volume, snapshot=self.snapshot.at.artefact)
+        prepare = Export(at=export, source=content, since=self._since(disk))
+        self.copied.append(
+            await once_more(
+                "2026-12-take-points",
+                lambda: self._prepare(prepare, release),
+                lambda: copy(TransferActivities.copy_disk, read),
+            )
+        )
+        done = replace(export, step=f"{self.plan.name} release export {disk.index}")
+        await wait(SiteActivities.release_export, done)
+        self._saga.done_with(release)
 
-    def _since(self) -> Mark | None:
+    async def _prepare(self, prepare: Export, release: Undo) -> None:
+        """Sites make one export of an instance at a time."""
+        async with self._preparing:
+            await self._saga.step(wait(SiteActivities.prepare_export, prepare), undo=release)
+
+    def _since(self, disk: MemberDisk) -> Mark | None:
         """What changed since is enough where all before it is in the base."""
         mark = self.plan.mark
-        if mark is None or self.plan.base is None or mark.site != self.plan.site:
+        if mark is None or self.plan.base is None or mark.site != self.plan.site or not disk.told:
             return None
         return Mark(text=mark.ref)
 
@@ -228,8 +306,8 @@ class _Member:
         artefact = derived(self.work.operation, "source-export", self.plan.instance, disk.index)
         return replace(self.at(f"export {disk.index}"), artefact=ArtefactId(artefact))
 
-    async def taken(self) -> Taken:
-        """What stays: the point, and the snapshot where the next one asks what changed since it."""
+    async def tidied(self) -> None:
+        """Snapshots go, but for the one that tells the next points what changed since."""
         old = self.plan.mark
         if old is not None:
             at = At(
@@ -239,15 +317,22 @@ class _Member:
                 step=f"{self.plan.name} mark",
             )
             await unstoppable(Snapshot(at).tidied("remove"))
+        if not self._stays:
+            await unstoppable(self.snapshot.tidied("remove"))
+
+    @property
+    def _stays(self) -> bool:
+        return self.plan.tracked and self.snapshot.mark is not None
+
+    def taken(self) -> Taken:
+        """What stays: the point, and the snapshot where the next one asks what changed since it."""
         mark = None
-        if self.plan.tracked and self.snapshot.mark is not None:
+        if self._stays and self.snapshot.mark is not None:
             mark = KeptMark(
                 snapshot=self.snapshot.at.artefact,
                 site=self.plan.site,
                 ref=self.snapshot.mark.text,
             )
-        else:
-            await unstoppable(self.snapshot.tidied("remove"))
         return Taken(
             instance=self.plan.instance,
             name=self.plan.name,

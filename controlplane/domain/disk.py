@@ -267,9 +267,12 @@ class ExportSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotSeen:
+    """`failed` says, in the provider's words, why it never will be ready; empty while it may."""
+
     ref: str
     ready: bool
     epoch: int
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

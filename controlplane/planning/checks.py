@@ -46,6 +46,7 @@ SOURCE = (
         "B",
         "the source shows the instance, and its account may do what a move needs",
         "source.reached",
+        "grouping._refusal",
     ),
     _check(
         "SRC02",
@@ -69,6 +70,7 @@ SOURCE = (
         "the source tells what changed while it runs, and goes on telling",
         "warm.policy",
         "sites._untold",
+        "grouping._refusal",
     ),
     _check(
         "SRC06",
@@ -83,6 +85,7 @@ SOURCE = (
         "disks that are shared, raw, hidden, encrypted, or no volumes at all",
         "traits.disks",
         "adoption.disks",
+        "grouping._refusal",
     ),
     _check("SRC08", "W", "devices passed through to it", "traits.devices"),
     _check(

@@ -1,20 +1,25 @@
 """When to ask for the snapshots of a group, so that their moments lie close together. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from heapq import heapify, heapreplace
 from itertools import groupby, permutations
 
+from controlplane.domain.finding import Finding
 from controlplane.domain.ids import InstanceId, SiteName
 from controlplane.domain.site import Capability
 from controlplane.domain.vault import Moment
+from controlplane.planning.findings import blocker
 
 SECONDS = 2.0
 """What a snapshot takes at a site where none was measured yet."""
 AT_ONCE = 8
 """How many a site is asked for at once where it says nothing else."""
+_LATEST = 3
+COPIES, COPIES_AT_A_SITE = 8, 4
+"""How many disks of one group are copied at a time: half of what a worker does, and no site all."""
 
 
 class Manner(StrEnum):
@@ -33,7 +38,7 @@ class Candidate:
     """An instance that is to be snapshotted.
 
     `seconds` pass from asking to the answer, None where none was measured; `at_once` snapshots its
-    site takes at a time.
+    site takes at a time. It has so many `disks`.
     """
 
     instance: InstanceId
@@ -42,6 +47,7 @@ class Candidate:
     manner: Manner
     seconds: float | None = None
     at_once: int | None = None
+    disks: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +82,34 @@ def manner(able: Iterable[Capability]) -> Manner:
     return Manner.LIVE if Capability.SNAPSHOTS in have else Manner.STOPPED
 
 
-def refusals(members: Iterable[Candidate]) -> tuple[str, ...]:
-    """Why these cannot be taken together: a line for each that stands in the way."""
-    why = {
-        Manner.STOPPED: "its site {site} takes no snapshots, and reads disks only while the"
-        " instance is stopped, which a recovery point is never worth by itself: move it to a site"
-        " that takes snapshots, or leave it out",
-        Manner.NONE: "its site {site} lets nobody read its disks: leave it out",
-    }
-    return tuple(
-        f"instance {each.name} cannot be protected: {why[each.manner].format(site=each.site)}"
-        for each in members
-        if each.manner is not Manner.LIVE
-    )
+def refusals(members: Iterable[Candidate]) -> tuple[Finding, ...]:
+    """Why these cannot be taken together: a blocker for each that stands in the way."""
+    return tuple(found for each in members for found in _refusal(each))
+
+
+def _refusal(each: Candidate) -> Iterator[Finding]:
+    if each.manner is Manner.STOPPED:
+        yield blocker(
+            "SRC05",
+            each.name,
+            f"its site {each.site} takes no snapshots, and reads disks only while the instance is"
+            " stopped, which a recovery point is never worth by itself",
+            "move it to a site that takes snapshots, or leave it out",
+        )
+    if each.manner is Manner.NONE:
+        yield blocker(
+            "SRC01",
+            each.name,
+            f"its site {each.site} lets nobody read its disks",
+            "give the account the rights named in the provider's card, or leave it out",
+        )
+    if not each.disks:
+        yield blocker(
+            "SRC07",
+            each.name,
+            f"its site {each.site} shows no volume of it, so that a point would hold nothing",
+            "wait until its disks are attached, or leave it out",
+        )
 
 
 def order(members: Sequence[Candidate]) -> Order:
@@ -107,7 +128,7 @@ def order(members: Sequence[Candidate]) -> Order:
         asks: list[Ask] = []
         for each in lane:
             asks.append(Ask(instance=each.instance, after=timedelta(seconds=at)))
-            bounds.append((at, at + _seconds(each)))
+            bounds += [(at, at + _seconds(each))] * each.disks
             at += _seconds(each)
         planned.append(Lane(site=lane[0].site, asks=tuple(asks)))
     pairs = permutations(bounds, 2)
@@ -116,13 +137,28 @@ def order(members: Sequence[Candidate]) -> Order:
 
 
 def spread(moments: Iterable[Moment]) -> timedelta:
-    """What lies between the earliest and the latest of these moments at most.
+    """What lies between the earliest and the latest of these moments, one a disk, at most.
 
     Of two, neither can be further from the other than from one's asking to the other's answer; one
-    alone has no spread.
+    alone has no spread. That holds for two disks of one snapshot as well: some providers take them
+    one after another within a call.
     """
     pairs = permutations(moments, 2)
     return max((late.answered - early.asked for early, late in pairs), default=timedelta())
+
+
+def usual(latest: Sequence[float]) -> float | None:
+    """Seconds that a snapshot takes, from what it took lately, newest first; None: not known.
+
+    The least of the last few. Once it took long because an answer was lost; whoever waits for that
+    to come again waits in vain, and is that much too late.
+    """
+    return min(latest[:_LATEST], default=None)
+
+
+def may_copy(site: SiteName, going: Collection[SiteName], *, most: int, at_a_site: int) -> bool:
+    """Whether a disk at `site` may be copied beside those that are, by the site of each."""
+    return len(going) < most and sum(each == site for each in going) < at_a_site
 
 
 def _seconds(member: Candidate) -> float:

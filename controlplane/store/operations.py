@@ -174,6 +174,7 @@ class Operations:
         limit: int = 1000,
         after: str = "",
         states: Collection[OperationState] | None = None,
+        kind: OperationKind | None = None,
         subject: ResourceId | None = None,
     ) -> Page:
         """A page, newest first. What is None is not asked about.
@@ -188,6 +189,8 @@ class Operations:
             query = query.where(OperationRow.workspace == workspace)
         if states is not None:
             query = query.where(OperationRow.state.in_([state.value for state in states]))
+        if kind is not None:
+            query = query.where(OperationRow.kind == kind.value)
         if subject is not None:
             query = query.where(OperationRow.subject == subject)
         if after:

@@ -45,6 +45,7 @@ VOLUME_ID: Final = "fedctl-volume"  # metadata keys: which object of ours this i
 EXPORT_ID: Final = "fedctl-export"
 SNAPSHOT_ID: Final = "fedctl-snapshot"
 SOURCE: Final = "fedctl-source"  # what an export or a snapshot was made of
+BESIDE: Final = "fedctl-beside"  # how many volumes were to be snapshotted together
 IMAGE_OWNER: Final = "fedctl_owner"  # properties of images
 IMAGE_SOURCE: Final = "fedctl_source"
 IMAGE_SHA512: Final = "fedctl_sha512"
@@ -224,6 +225,12 @@ def volume_state(volume: Payload) -> VolumeState:
     if status in _HELD:
         return VolumeState.IN_USE
     return VolumeState.FAILED if status.startswith("error") else VolumeState.WORKING
+
+
+def beside(snapshot: Payload) -> int:
+    """How many volumes were to be snapshotted with this one; itself where it does not say."""
+    said = str(snapshot["metadata"].get(BESIDE, ""))
+    return int(said) if said.isdecimal() else 1
 
 
 def attached_to(volume: Payload) -> str | None:

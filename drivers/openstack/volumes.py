@@ -121,10 +121,10 @@ class Disks(Site, Volumes, Snapshots):
         held = {str(snapshot["volume_id"]): str(snapshot["id"]) for snapshot in found}
         for volume in volumes:
             if volume not in held:
-                held[volume] = self._make_snapshot(owner, volume, instance)
+                held[volume] = self._make_snapshot(owner, volume, instance, len(volumes))
         return held[volumes[0]] if volumes else str(found[0]["id"])
 
-    def _make_snapshot(self, owner: OwnerTag, volume: str, instance: str) -> str:
+    def _make_snapshot(self, owner: OwnerTag, volume: str, instance: str, beside: int) -> str:
         wish = {
             "volume_id": volume,
             "name": mapping.mark(owner.artefact),
@@ -133,6 +133,7 @@ class Disks(Site, Volumes, Snapshots):
                 mapping.OURS: owner.text(),
                 mapping.SNAPSHOT_ID: owner.artefact.hex,
                 mapping.SOURCE: instance,
+                mapping.BESIDE: str(beside),
             },
         }
         what = f"snapshot of volume {volume}"
@@ -146,11 +147,20 @@ class Disks(Site, Volumes, Snapshots):
         if not found:
             return Absent()
         known = mapping.metadata_owner(found[0])
+        # Made one by one, and listed as they come: the first alone is no snapshot of the instance.
+        volumes = {str(each["volume_id"]) for each in found}
+        whole = len(volumes) >= max(map(mapping.beside, found))
+        failed = [each for each in found if str(each["status"]).startswith("error")]
         return Seen(
             SnapshotSeen(
                 ref=str(found[0]["id"]),
-                ready=all(snapshot["status"] == "available" for snapshot in found),
+                ready=whole and all(snapshot["status"] == "available" for snapshot in found),
                 epoch=known.epoch if known else 0,
+                failed=", ".join(
+                    f"snapshot {each['id']} of volume {each['volume_id']} is in the state"
+                    f" {each['status']}"
+                    for each in failed
+                ),
             )
         )
 

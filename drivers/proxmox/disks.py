@@ -20,7 +20,6 @@ from drivers.disks.tunnel import TunnelReader, TunnelWriter
 from drivers.proxmox import mapping, marks
 from drivers.proxmox.base import Vm
 from drivers.proxmox.points import Point, ProxmoxPoints, shown, socket_of
-from drivers.proxmox.qmp import bitmap_name
 from drivers.proxmox.shell import Served
 
 
@@ -202,9 +201,8 @@ class ProxmoxTransfers(ProxmoxSnapshots, DiskExport, DiskImport):
         if (live := self._point_export(owner)) is not None:
             vm, told, _ = live
             self._not_late(owner, told.owner)
-            since = None if told.since is None else bitmap_name(told.since)
             return TunnelReader(
-                *self._shell.connected(socket_of(vm.vmid), told.text(), bitmap=since)
+                *self._shell.connected(socket_of(vm.vmid), told.text(), bitmap=told.bitmap)
             )
         export = self._export(owner)
         if export is None:

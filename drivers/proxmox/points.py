@@ -17,12 +17,20 @@ from controlplane.domain.owner import OwnerTag
 from drivers.contract import Pausing
 from drivers.proxmox import mapping
 from drivers.proxmox.base import ProxmoxBase, Vm
-from drivers.proxmox.qmp import Live, LiveDisk, Qmp, bitmap_name, node_name
+from drivers.proxmox.qmp import (
+    Live,
+    LiveDisk,
+    Qmp,
+    bitmap_name,
+    bitmaps_of,
+    changes_name,
+    node_name,
+)
 from drivers.proxmox.shell import SCRAPS, agent_command
 
 _MARKER = re.compile(r"(fedctl\.[0-9a-f.]+)@(\d+)")
 _THAWS_AFTER, _THAWS_AGAIN = 2, 10  # seconds after a guest went on
-_EXPORT = re.compile(r"(fedctl\.[0-9a-f.]+)_(\d+)_([0-9a-f]{32}|0)")
+_EXPORT = re.compile(r"(fedctl\.[0-9a-f.]+)_(\d+)_([0-9a-f]{32}|0)(?:_([0-9a-f]{32}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +55,29 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointExport:
-    """An export of a point's disk number `disk`; `since`: the point changes are told from."""
+    """An export of a point's disk number `disk`; `since`: the point changes are told from.
+
+    `point` is the one that is exported, None where no changes are told.
+    """
 
     owner: OwnerTag
     disk: int
     since: ArtefactId | None
+    point: ArtefactId | None
 
     def text(self) -> str:
         since = self.since.hex if self.since else "0"
-        return f"{self.owner.text()}_{self.disk}_{since}"
+        until = f"_{self.point.hex}" if self.point else ""
+        return f"{self.owner.text()}_{self.disk}_{since}{until}"
+
+    @property
+    def bitmap(self) -> str | None:
+        """What tells the changes."""
+        if self.since is None:
+            return None
+        if self.point is None:  # of an export that an earlier version made
+            return bitmap_name(self.since)
+        return changes_name(self.since, self.point)
 
     @classmethod
     def parse(cls, name: str) -> "PointExport | None":
@@ -65,6 +87,7 @@ class PointExport:
                 owner=OwnerTag.parse(match[1]),
                 disk=int(match[2]),
                 since=None if match[3] == "0" else ArtefactId(UUID(hex=match[3])),
+                point=ArtefactId(UUID(hex=match[4])) if match[4] else None,
             )
         except Invalid:
             return None
@@ -250,8 +273,8 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
         for number, name in names.items():
             if name in live.nodes:
                 qmp.drop_scrap(name)
-            if bitmap_name(point) in live.disks[number].bitmaps:
-                qmp.drop_bitmap(live.disks[number].node, bitmap_name(point))
+            for bitmap in bitmaps_of(point, live.disks[number].bitmaps):
+                qmp.drop_bitmap(live.disks[number].node, bitmap)
         return False
 
     # -- exports of points ---------------------------------------------------------------------
@@ -268,9 +291,9 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
             disk, node = live.disks[number], node_name(point.owner.artefact, number)
             if node not in live.jobs:
                 raise NotFound(f"{point.owner.artefact} at {self.site} is gone: take another")
-            mark = None if since is None else marked(since)
-            told = mark if mark is not None and bitmap_name(mark) in disk.bitmaps else None
-            wish = PointExport(owner=owner, disk=number, since=told)
+            mark, of = None if since is None else marked(since), point.owner.artefact
+            told = mark if mark is not None and changes_name(mark, of) in disk.bitmaps else None
+            wish = PointExport(owner=owner, disk=number, since=told, point=of if told else None)
             for other in self._exported(live):
                 if other.owner.artefact == owner.artefact and other != wish:
                     self._not_late(owner, other.owner)
@@ -278,7 +301,7 @@ class ProxmoxPoints(ProxmoxBase, Pausing):
             if wish.text() not in live.exports:
                 self._shell.make_run_folder()
                 qmp.serve(socket_of(vm.vmid))
-                bitmap = (disk.node, bitmap_name(told)) if told else None
+                bitmap = (disk.node, wish.bitmap) if wish.bitmap else None
                 qmp.export(wish.text(), node, bitmap)
         return shown(wish, disk)
 

@@ -3,13 +3,14 @@
 The QEMU Machine Protocol over the node's socket of the VM, in short connections: Proxmox VE uses
 the same socket, which serves one client at a time. A point is a transaction of QEMU (image
 fleecing): for each disk a backup job keeps what is overwritten from then on in a scrap file, and a
-new dirty bitmap notes what changes; the bitmap of the point before is frozen in the same moment.
+new dirty bitmap notes what changes; what those of earlier points noted is copied in the same moment
+and noted on: a point may go, and be of no interest to who asks for changes since another.
 """
 
 import base64
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ _LONGEST_LINE = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveDisk:
-    """A disk of a running VM as its QEMU knows it; `bitmaps` are ours."""
+    """A disk of a running VM as its QEMU knows it; `bitmaps` are ours, `recording` points'."""
 
     slot: str
     node: str
@@ -55,6 +56,16 @@ def node_name(point: ArtefactId, disk: int) -> str:
 
 def bitmap_name(point: ArtefactId) -> str:
     return f"{_BITMAP}{point.hex}"
+
+
+def changes_name(mark: ArtefactId, point: ArtefactId) -> str:
+    """The bitmap of what changed from one point to another."""
+    return f"{bitmap_name(mark)}-{point.hex}"
+
+
+def bitmaps_of(point: ArtefactId, names: Iterable[str]) -> list[str]:
+    """Those that go with the point: what changes since it, and what changed until it."""
+    return sorted(n for n in names if n == bitmap_name(point) or n.endswith(f"-{point.hex}"))
 
 
 class Qmp:
@@ -138,19 +149,22 @@ class Qmp:
         )
 
     def take_point(self, point: ArtefactId, disks: Sequence[LiveDisk]) -> None:
-        """All disks at one moment, or none."""
+        """All disks at one moment, or none.
+
+        A disk's backup comes first: from there on nothing is written until all is done.
+        """
         actions: list[dict[str, Any]] = []
         for number, disk in enumerate(disks):
-            node, name = node_name(point, number), bitmap_name(point)
+            node = node_name(point, number)
             backup = {"job-id": node, "device": disk.node, "target": node, "sync": "none"}
             actions.append({"type": "blockdev-backup", "data": backup})
-            actions += [
-                {"type": "block-dirty-bitmap-disable", "data": {"node": disk.node, "name": before}}
-                for before in sorted(disk.recording)
-            ]
-            actions.append(
-                {"type": "block-dirty-bitmap-add", "data": {"node": disk.node, "name": name}}
-            )
+            for mark in sorted(disk.recording):
+                until = f"{mark}-{point.hex}"
+                actions += [
+                    _bitmap("add", disk, name=until, disabled=True),
+                    _bitmap("merge", disk, target=until, bitmaps=[mark]),
+                ]
+            actions.append(_bitmap("add", disk, name=bitmap_name(point)))
         self._execute("transaction", actions=actions)
 
     def cancel_job(self, node: str) -> None:
@@ -269,6 +283,10 @@ class Qmp:
         if "in use" in said or "is busy" in said:
             return Busy(f"{text}: ask again", detail=said)
         return Conflict(f"{text}: look at the VM", detail=said)
+
+
+def _bitmap(action: str, disk: LiveDisk, **data: object) -> dict[str, Any]:
+    return {"type": f"block-dirty-bitmap-{action}", "data": {"node": disk.node, **data}}
 
 
 def _ours(bitmap: Mapping[str, Any]) -> bool:

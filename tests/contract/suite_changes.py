@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from controlplane.domain.answer import Seen
+from controlplane.domain.answer import Absent, Seen
 from controlplane.domain.disk import DiskFormat, DiskSource, Mark
 from controlplane.domain.ids import PointId
 from controlplane.domain.instance import Power
@@ -79,6 +79,15 @@ class Disk:
 
         return owner, Mark(text=self.world.wait(look, "the snapshot is ready"))
 
+    def gone(self, snapshot: OwnerTag) -> None:
+        driver = require(self.world.driver, Snapshots)
+
+        def look() -> bool:
+            self.world.do(lambda: driver.delete_snapshot(snapshot))
+            return isinstance(driver.find_snapshot(snapshot), Absent)
+
+        self.world.until(look, "the snapshot is gone")
+
     def copy(
         self, snapshot: OwnerTag | None, since: Mark | None = None, base: PointId | None = None
     ) -> tuple[PointId, DiskCopied]:
@@ -148,6 +157,25 @@ class ChangesContract(Ground):
         point, _ = disk.copy(None, mark, base)
         assert disk.told
         assert behind.served - before <= math.floor(MOST * 2 * behind.granule)
+        assert disk.equal(point)
+
+    def test_a_snapshot_between_two_others_hides_no_change(
+        self, behind: Behind, world: World, store: support.World
+    ):
+        """One whose taking came to nothing, and somebody else's of the same disk."""
+        disk = Disk(world, behind, store)
+        first, mark = disk.snapshot()
+        base, _ = disk.copy(first)
+        disk.dirty(3)
+        nothing, _ = disk.snapshot()
+        disk.dirty(4)
+        disk.gone(nothing)
+        disk.dirty(5)
+        disk.snapshot()
+        disk.dirty(6)
+        last, _ = disk.snapshot()
+        point, _ = disk.copy(last, mark, base)
+        assert disk.told
         assert disk.equal(point)
 
     def test_what_was_lost_of_changes_is_read_whole_and_nothing_is_missed(

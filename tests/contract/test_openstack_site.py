@@ -312,6 +312,44 @@ def test_a_volume_that_fails_is_seen_as_failed_and_can_go(
     world.gone(driver.find_volume, owner)
 
 
+def test_a_snapshot_that_fails_is_seen_as_failed_and_can_go(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    owner = world.tag("snapshot")
+    ref = world.seen(world.instance(world.spec())).ref
+    site.fail_volume()
+    driver.create_snapshot(owner, ref)
+
+    def failed() -> bool:
+        answer = driver.find_snapshot(owner)
+        return isinstance(answer, Seen) and "in the state error" in answer.it.failed
+
+    world.until(failed, "the snapshot failed")
+    driver.delete_snapshot(owner)
+    world.gone(driver.find_snapshot, owner)
+
+
+def test_a_snapshot_of_which_a_volume_is_missing_is_not_ready(
+    site: OpenStackSim, world: World, driver: OpenStackDriver
+):
+    """Cinder makes one after another; when the first is there the second may not be."""
+    owner = world.tag("snapshot")
+    ref = world.seen(world.instance(world.spec(disks=2))).ref
+    driver.create_snapshot(owner, ref)
+
+    def ready() -> bool:
+        answer = driver.find_snapshot(owner)
+        return isinstance(answer, Seen) and answer.it.ready
+
+    world.until(ready, "both are there")
+    first, _ = sorted(each["id"] for each in site.world.all("snapshot"))
+    kept = site.world.get("snapshot", first)
+    site.world.drop("snapshot", first)
+    assert not ready()
+    site.world.put("snapshot", kept)
+    assert ready()
+
+
 def test_a_pull_that_the_site_will_not_do_is_told_as_such_and_leaves_nothing(
     site: OpenStackSim, world: World, driver: OpenStackDriver
 ):

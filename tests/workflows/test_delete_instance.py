@@ -5,18 +5,21 @@ Each case is a whole story on a Temporal server; together they take a minute.
 
 from itertools import product
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from temporalio.client import Client
 
-from controlplane.domain.artefact import ArtefactState
-from controlplane.domain.errors import NotFound, Unavailable
-from controlplane.domain.ids import PointId, ResourceId, derived
+from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
+from controlplane.domain.errors import Conflict, NotFound, Unavailable
+from controlplane.domain.ids import OperationId, PointId, ResourceId, derived
 from controlplane.domain.instance import Power
 from controlplane.domain.operation import Operation, OperationKind, OperationState
+from controlplane.domain.owner import OwnerTag
 from controlplane.domain.resource import Kind, State
 from controlplane.domain.site import CreateOrder
+from drivers.contract import Snapshots, require
+from drivers.fake.storage import FakeVolumes
 from tests.workflows.faults import CancelsBetweenTries, Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, cancelled, counted, crossing, run, run_and_cancel
 from tests.workflows.world import AWAY, HOME, World, content, now
@@ -67,6 +70,41 @@ async def moved(client: Client, tmp_path: Path) -> tuple[World, PointId]:
     op = await run(client, world, world.ask_move())
     assert op.state is OperationState.SUCCEEDED, op.problem
     return world, PointId(derived(op.id, "point"))
+
+
+async def test_a_snapshot_that_stayed_goes_before_the_volume_that_it_is_of(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at OpenStack, which deletes no volume that has one."""
+    world = made(tmp_path, DISKS)
+    home = world.placement().copy
+    assert home is not None
+    snapshot = derived(home, "snapshot")
+    tag = OwnerTag(
+        artefact=snapshot, instance=world.instance, operation=OperationId(uuid4()), epoch=1
+    )
+    with world.connections.connect(HOME) as driver:
+        ref = require(driver, Snapshots).create_snapshot(tag, world.home.instances[home].ref)
+    with world.store.begin() as tx:
+        tx.artefacts.intend(
+            Artefact(
+                id=snapshot, kind=ArtefactKind.SNAPSHOT, site=HOME, instance=world.instance,
+                operation=tag.operation, epoch=1, state=ArtefactState.INTENDED, created_at=now(),
+            )
+        )  # fmt: skip
+        tx.artefacts.set_state(snapshot, ArtefactState.RETAINED, ref=ref)
+    delete = FakeVolumes.delete_volume
+
+    def picky(self: FakeVolumes, owner: OwnerTag) -> None:
+        if world.home.snapshots:
+            raise Conflict("the volume has snapshots: delete them first")
+        delete(self, owner)
+
+    monkeypatch.setattr(FakeVolumes, "delete_volume", picky)
+    op = await run(client, world, asked(world))
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert_gone(world)
+    world.close()
 
 
 def assert_gone(world: World) -> None:

@@ -57,18 +57,18 @@ class Guest:
     site: FakeSite
     copy: ArtefactId
 
-    def write(self, offset: int, data: bytes) -> None:
-        self.site.write_disk(self._volume(), offset, data)
+    def write(self, offset: int, data: bytes, number: int = 0) -> None:
+        self.site.write_disk(self._volume(number), offset, data)
 
-    def disk(self) -> bytes:
-        return self.site.read_disk(self._volume())
+    def disk(self, number: int = 0) -> bytes:
+        return self.site.read_disk(self._volume(number))
 
-    def _volume(self) -> str:
+    def _volume(self, number: int) -> str:
         with self.site.lock:
-            return self.site.instances[self.copy].volumes[0].ref
+            return self.site.instances[self.copy].volumes[number].ref
 
 
-def guest(world: World, name: str, at: SiteName) -> Guest:
+def guest(world: World, name: str, at: SiteName, disks: int = 1) -> Guest:
     """Made past the stories, and running."""
     key = world.key(Kind.INSTANCE, name)
     instance = InstanceId(uuid4())
@@ -79,9 +79,8 @@ def guest(world: World, name: str, at: SiteName) -> Guest:
     }
     world.put(key, spec, id=instance, status={"powerState": "on"})
     made_by = OperationId(uuid4())
-    copy, volume = derived(made_by, "instance"), derived(made_by, "volume", 0)
+    copy = derived(made_by, "instance")
     tag = OwnerTag(artefact=copy, instance=instance, operation=made_by, epoch=1)
-    disk_tag = replace(tag, artefact=volume)
 
     def on_record(id: ArtefactId, kind: ArtefactKind, ref: str, anchor: str | None = None) -> None:
         with world.store.begin() as tx:
@@ -95,18 +94,20 @@ def guest(world: World, name: str, at: SiteName) -> Guest:
             tx.artefacts.set_state(id, ArtefactState.ATTACHED)
 
     with world.connections.connect(at) as driver:
-        place = DiskPlace(size=SIZE)
-        if at == HOME:
+        places = [DiskPlace(size=SIZE)] * disks
+        for number in range(disks if at == HOME else 0):
+            volume = derived(made_by, "volume", number)
+            disk_tag = replace(tag, artefact=volume)
             volumes = require(driver, Volumes)
-            ref = volumes.create_volume(disk_tag, VolumeSpec(name=f"{name}-0", size=SIZE))
+            ref = volumes.create_volume(disk_tag, VolumeSpec(name=f"{name}-{number}", size=SIZE))
             while volumes.find_volume(disk_tag).it.state != "ready":  # type: ignore[union-attr]
                 continue
-            place = DiskPlace(size=SIZE, volume=ref)
+            places[number] = DiskPlace(size=SIZE, volume=ref)
             on_record(volume, ArtefactKind.VOLUME, ref)
         instances = require(driver, Instances)
         anchor = instances.reserve(tag)
         wish = InstanceSpec(
-            name=name, size=Size(cpus=1, memory=1024 * MIB), disks=(place,),
+            name=name, size=Size(cpus=1, memory=1024 * MIB), disks=tuple(places),
             nics=(NicSpec(network="net-1"),), anchor=anchor,
         )  # fmt: skip
         ref = instances.create(tag, wish)
@@ -145,8 +146,8 @@ class Group:
         assert isinstance(found, list)
         return {each["instance"]: PointId(UUID(each["point"])) for each in found}
 
-    def restored(self, point: PointId) -> bytes:
-        with closing(self.world.vault.open(point, 0)) as disk:
+    def restored(self, point: PointId, number: int = 0) -> bytes:
+        with closing(self.world.vault.open(point, number)) as disk:
             return disk.read(0, disk.size)
 
     def standing(self) -> object:
@@ -177,7 +178,7 @@ class Group:
 
     def assert_running(self) -> None:
         with self.world.store.read() as tx:
-            assert [tx.leases.find(each.instance) for each in self.guests] == [None, None]
+            assert not any(tx.leases.find(each.instance) for each in self.guests)
         for each in self.guests:
             assert self.world.power_at(each.site, each.copy) is Power.ON
         assert self.world.unaccounted() == []
@@ -188,15 +189,19 @@ PLACES = {"one site": (HOME, HOME), "two sites": (HOME, AWAY)}
 
 
 def made(
-    tmp_path: Path, places: tuple[SiteName, SiteName] = (HOME, AWAY), *, changes: str = "untold"
+    tmp_path: Path,
+    places: tuple[SiteName, ...] = (HOME, AWAY),
+    *,
+    changes: str = "untold",
+    disks: int = 1,
 ) -> Group:
     world = World.build(tmp_path)
     for site in (HOME, AWAY):
         world.describe(site, changes=changes)
-    guests = tuple(guest(world, f"web-{n}", at) for n, at in enumerate(places, start=1))
-    for seed, each in enumerate(guests):
-        each.write(0, content(seed)[0])
-        each.write(SIZE - 512, content(seed + 10)[SIZE_END][:512])
+    guests = tuple(guest(world, f"web-{n}", at, disks) for n, at in enumerate(places, start=1))
+    for seed, (each, number) in enumerate(product(guests, range(disks))):
+        each.write(0, content(seed)[0], number)
+        each.write(SIZE - 512, content(seed + 10)[SIZE_END][:512], number)
     return Group(world, guests)
 
 
@@ -643,6 +648,9 @@ class Shop:
     def clock(self) -> datetime:
         return self.at
 
+    def seconds(self) -> float:
+        return self.at.timestamp()
+
     def snapshot(self) -> None:
         with self._turn:
             until = self.at + self.latency
@@ -662,7 +670,7 @@ EVERY, LATER, JOURNAL = timedelta(seconds=0.1), timedelta(seconds=0.01), MIB
 def shop(group: Group, latency: timedelta, monkeypatch: pytest.MonkeyPatch) -> Shop:
     world, made = group.world, Shop(group, latency)
     steps, connect = Steps(world.store, now), world.connections.connect
-    groups = GroupActivities(world.store, steps, connect, made.clock)
+    groups = GroupActivities(world.store, steps, connect, made.clock, made.seconds)
     world.hands = replace(world.hands, groups=groups)
     create = FakeSnapshots.create_snapshot
 

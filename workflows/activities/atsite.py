@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from controlplane.domain.answer import Absent, Answer, Seen
 from controlplane.domain.artefact import Artefact, ArtefactKind, ArtefactState
-from controlplane.domain.errors import NotFound, Unavailable
+from controlplane.domain.disk import SnapshotSeen
+from controlplane.domain.errors import NotFound, Unavailable, Unsupported
 from controlplane.domain.ids import SiteName
 from controlplane.domain.instance import InstanceSeen
 from controlplane.domain.owner import OwnerTag
@@ -112,6 +113,19 @@ def made(driver: Driver, answer: Answer[T], what: str) -> T:
     if isinstance(answer, Absent) and waited_so_far() < settle:
         raise NotYet(f"{what} is not shown yet")
     return known(answer, what)
+
+
+def taken(snapshot: SnapshotSeen, at: At) -> SnapshotSeen:
+    """The snapshot, where disks can be read from it by now; Unsupported when they never can be."""
+    if snapshot.failed:
+        raise Unsupported(
+            f"{at.site} could not take its snapshot ({snapshot.failed}): look there, then ask"
+            " again",
+            detail=snapshot.failed,
+        )
+    if not snapshot.ready:
+        raise NotYet(f"{at.site} has not taken its snapshot yet: look there, then ask again")
+    return snapshot
 
 
 def known(answer: Answer[T], what: str) -> T:

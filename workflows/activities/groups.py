@@ -1,9 +1,9 @@
 """Steps of recovery points that are taken together: planned, frozen side by side, judged."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Barrier, BrokenBarrierError
@@ -13,26 +13,39 @@ from uuid import UUID
 
 from temporalio import activity
 
-from controlplane.domain.answer import Seen
+from controlplane.domain.answer import Absent, Seen
 from controlplane.domain.artefact import RETENTION, ArtefactKind, ArtefactState
-from controlplane.domain.errors import Busy, Conflict, FedctlError
+from controlplane.domain.errors import Busy, Conflict, FedctlError, Unavailable
 from controlplane.domain.ids import ArtefactId, InstanceId
+from controlplane.domain.instance import InstanceState
+from controlplane.domain.operation import StepState
 from controlplane.domain.vault import Moment
 from controlplane.planning.digest import as_json
 from controlplane.planning.grouping import spread
-from drivers.contract import Snapshots, require
-from workflows.activities.atsite import SiteSteps, made
-from workflows.activities.group_plans import MARKS, POINTS, KeptMark, MemberPlan
+from controlplane.store.engine import Store
+from drivers.contract import Driver, Instances, Snapshots, require
+from workflows.activities.atsite import SiteSteps, known, made, taken
+from workflows.activities.group_plans import (
+    MARKS,
+    MOMENTS,
+    POINTS,
+    KeptMark,
+    MemberPlan,
+    moments_of,
+    seconds_of,
+)
 from workflows.activities.moving import beating
 from workflows.activities.orders import At
 from workflows.activities.records import operation_id
-from workflows.activities.steps import Work
+from workflows.activities.steps import Meter, Steps, Work
+from workflows.connections import Connect
 from workflows.failures import NotYet, translated
 
 MARK = "what changes from here on is read by the next recovery point"
 SPREAD = "spread"
-MOMENTS = "moments"
+ASKING, ASKING_AGAIN, COMMIT = "snapshots", "snapshots again", "commit points"
 _READY_WITHIN = 90.0
+_TAKEN_BACK_WITHIN, _LOOK_EVERY = 120, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +65,22 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freeze:
-    """`lanes` go side by side; the shots of one, which are at one site, after each other."""
+    """`lanes` go side by side; the shots of one, which are at one site, after each other.
+
+    `step` is another one each time that the story asks.
+    """
 
     operation: str
     lanes: tuple[tuple[Shot, ...], ...]
+    step: str = ASKING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoke:
+    """No attempt of these steps counts from now on, whether it ended or runs still."""
+
+    operation: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +94,16 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitFrozen:
+    """`of` and `volumes`: the instance that was snapshotted, and the disks that it is to have.
+
+    None: nobody looks whether it has them.
+    """
+
     at: At
     asked: datetime
     moment: Moment | None
+    of: ArtefactId | None = None
+    volumes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +116,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
+    """`moments`: one a disk."""
+
     operation: str
     moments: tuple[Moment, ...]
     max_spread: timedelta | None
@@ -112,7 +146,22 @@ class Noted:
 
 
 class GroupActivities(SiteSteps):
-    """All of a group at once, and what is kept of it."""
+    """All of a group at once, and what is kept of it.
+
+    `steady` are seconds of a clock that nobody sets.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        steps: Steps,
+        connect: Connect,
+        clock: Callable[[], datetime],
+        steady: Callable[[], float] = monotonic,
+    ) -> None:
+        super().__init__(store, steps, connect, clock)
+        self._steady = steady
+        self._watches: dict[UUID, _Watch] = {}
 
     @activity.defn(no_thread_cancel_exception=True)
     def take_leases(self, wish: TakeLeases) -> tuple[Work, ...]:
@@ -136,28 +185,40 @@ class GroupActivities(SiteSteps):
         """From here on others may do with the members what they like: the snapshots stand."""
         with translated("release leases"), self._store.begin() as tx:
             tx.leases.release_all(operation_id(operation))
+        self._watches.pop(operation_id(operation), None)
 
     @activity.defn(no_thread_cancel_exception=True)
     def freeze(self, wish: Freeze) -> tuple[Frozen, ...]:
         """Log in everywhere, and only when all are ready ask for every snapshot.
 
         A snapshot that an earlier attempt may have asked for counts from that asking on, so that
-        nothing is said to be closer together than it is.
+        nothing is said to be closer together than it is. An attempt that was given up asks for
+        none once another began or the step was revoked.
         """
         op_id = operation_id(wish.operation)
-        with self._steps.step(op_id, "snapshots") as meter:
-            told = self._told(op_id)
-            before = {
-                shot.at.artefact: self._earlier(shot.at) for lane in wish.lanes for shot in lane
-            }
-            gate = _Gate(len(wish.lanes))
+        with self._steps.step(op_id, wish.step, sole=True) as meter:
+            watch = self._watches.setdefault(op_id, _Watch(self._clock, self._steady))
+            asking = _Asking(
+                step=wish.step,
+                meter=meter,
+                watch=watch,
+                gate=_Gate(len(wish.lanes)),
+                told=self._told(op_id),
+                before={s.at.artefact: self._earlier(s.at) for lane in wish.lanes for s in lane},
+            )
             with meter.calling(), beating(), _lanes(len(wish.lanes)) as pool:
-                going = [pool.submit(self._lane, lane, gate, before, told) for lane in wish.lanes]
+                going = [pool.submit(self._lane, lane, asking) for lane in wish.lanes]
                 answers = [each.exception() or each.result() for each in going]
             frozen = [each for answer in answers if isinstance(answer, list) for each in answer]
             self._remember(op_id, {each.artefact: each.moment for each in frozen})
             _raise_first(answers)
             return tuple(frozen)
+
+    @activity.defn(no_thread_cancel_exception=True)
+    def revoke(self, wish: Revoke) -> None:
+        """Before what they did is undone: an attempt that was given up may go on running."""
+        with translated("undo"):
+            self._steps.revoke(operation_id(wish.operation), *wish.steps)
 
     def _earlier(self, at: At) -> datetime | None:
         """Since when an earlier attempt may have asked; the intention is on record from here on."""
@@ -165,46 +226,60 @@ class GroupActivities(SiteSteps):
         intended = self._intend(at, ArtefactKind.SNAPSHOT)
         return intended.created_at if known else None
 
-    def _lane(
-        self,
-        lane: Sequence[Shot],
-        gate: "_Gate",
-        before: Mapping[ArtefactId, datetime | None],
-        told: Mapping[ArtefactId, Moment],
-    ) -> list[Frozen]:
+    def _lane(self, lane: Sequence[Shot], asking: "_Asking") -> list[Frozen]:
         done: list[Frozen] = []
-        with gate.entering(), self._connect(lane[0].at.site) as driver:
+        with asking.gate.entering(), self._connect(lane[0].at.site) as driver:
             taker = require(driver, Snapshots)
             # A look logs in, and what it costs comes before the moment.
             looks = [taker.find_snapshot(each.at.work.tag(each.at.artefact)) for each in lane]
-            gate.wait()
+            asking.gate.wait()
             for shot, look in zip(lane, looks, strict=True):
-                gate.until(shot.after)
-                artefact = shot.at.artefact
+                asking.gate.until(shot.after)
                 # What a site has lost since is taken anew.
-                moment = told.get(artefact) if isinstance(look, Seen) else None
-                done.append(self._shoot(taker, shot, before[artefact], moment))
+                moment = asking.told.get(shot.at.artefact) if isinstance(look, Seen) else None
+                done.append(self._shoot(taker, shot, asking, moment))
         return done
 
     def _shoot(
-        self,
-        taker: Snapshots,
-        shot: Shot,
-        before: datetime | None,
-        moment: Moment | None,
+        self, taker: Snapshots, shot: Shot, asking: "_Asking", moment: Moment | None
     ) -> Frozen:
         at = shot.at
         tag = at.work.tag(at.artefact)
         with self._store.read() as tx:
             instance = tx.artefacts.get(shot.of).ref
-        asked = before or self._clock()
+        self._steps.claim(at.work.operation, asking.step, asking.meter)
+        asked = asking.before[at.artefact] or asking.watch.earliest()
         ref = taker.create_snapshot(tag, instance or "")
         answer = taker.find_snapshot(tag)
-        answered = self._clock()
+        answered = asking.watch.latest()
+        self._still_wanted(taker, at, asking)
         self._became(at, ArtefactState.ALLOCATED, ref=ref)
         if moment is None and isinstance(answer, Seen) and answer.it.ready:
             moment = Moment(asked=asked, answered=answered)
         return Frozen(artefact=at.artefact, asked=asked, moment=moment)
+
+    def _still_wanted(self, taker: Snapshots, at: At, asking: "_Asking") -> None:
+        """What was asked for while its step was revoked goes: nobody else knows of it."""
+        operation = at.work.operation
+        try:
+            self._steps.claim(operation, asking.step, asking.meter)
+        except Conflict:
+            with self._store.read() as tx:
+                step = tx.operations.find_step(operation, asking.step)
+            if step is not None and step.state is StepState.UNDONE:
+                self._taken_back(taker, at, asking.gate)
+            raise
+
+    @staticmethod
+    def _taken_back(taker: Snapshots, at: At, gate: "_Gate") -> None:
+        """What its site is still taking goes when it is there; the sweep finds what does not go."""
+        tag = at.work.tag(at.artefact)
+        for _ in range(_TAKEN_BACK_WITHIN):
+            with suppress(Busy, Unavailable):
+                taker.delete_snapshot(tag)
+                if isinstance(taker.find_snapshot(tag), Absent):
+                    return
+            gate.rest(_LOOK_EVERY)
 
     @activity.defn(no_thread_cancel_exception=True)
     def wait_frozen(self, wish: WaitFrozen) -> Held:
@@ -213,15 +288,35 @@ class GroupActivities(SiteSteps):
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = require(driver, Snapshots).find_snapshot(at.work.tag(at.artefact))
-                now = self._clock()
-            seen = made(driver, answer, f"snapshot at {at.site}")
-            if not seen.ready:
-                raise NotYet(f"{at.site} is taking the snapshot")
+                watch = self._watches.get(at.work.operation)
+                now = watch.latest() if watch is not None else self._clock()
+                seen = taken(made(driver, answer, f"snapshot at {at.site}"), at)
+                if wish.of is not None:
+                    self._same_disks(driver, at, wish.of, wish.volumes)
             self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
             told = self._told(at.work.operation).get(at.artefact)
-            moment = wish.moment or told or Moment(asked=wish.asked, answered=now)
+            moment = wish.moment or told
+            if moment is None:
+                moment = Moment(asked=wish.asked, answered=max(now, wish.asked))
             self._remember(at.work.operation, {at.artefact: moment})
             return Held(ref=seen.ref, moment=moment)
+
+    def _same_disks(self, driver: Driver, at: At, of: ArtefactId, volumes: frozenset[str]) -> None:
+        """Conflict when a disk came or went since the plan: a point would lack it silently."""
+        with self._store.read() as tx:
+            home = tx.artefacts.get(of)
+        answer = require(driver, Instances).find(home.owner, home.anchor)
+        seen = known(answer, f"the instance at {at.site}")
+        found = frozenset(disk.volume for disk in seen.disks)
+        if found == volumes:
+            return
+        if seen.state is InstanceState.WORKING:
+            raise NotYet(f"{at.site} is changing the instance")
+        other = ", ".join(sorted(found ^ volumes))
+        raise Conflict(
+            f"the instance at {at.site} got other disks while its snapshot was taken ({other}): ask"
+            " again"
+        )
 
     @activity.defn(no_thread_cancel_exception=True)
     def judge_spread(self, wish: Judge) -> float:
@@ -283,14 +378,36 @@ class GroupActivities(SiteSteps):
 
     def _told(self, operation: UUID) -> dict[ArtefactId, Moment]:
         with self._store.read() as tx:
-            op = tx.operations.get(operation_id(str(operation)))
-        known = cast("dict[str, list[str]]", op.result.get(MOMENTS) or {})
-        return {
-            ArtefactId(UUID(artefact)): Moment(
-                asked=datetime.fromisoformat(asked), answered=datetime.fromisoformat(answered)
-            )
-            for artefact, (asked, answered) in known.items()
-        }
+            return moments_of(tx.operations.get(operation_id(str(operation))))
+
+
+class _Watch:
+    """Times as bounds: one clock may be set while the other runs on, and both are believed."""
+
+    def __init__(self, clock: Callable[[], datetime], steady: Callable[[], float]) -> None:
+        self._clock, self._steady = clock, steady
+        self._began, self._since = clock(), steady()
+
+    def earliest(self) -> datetime:
+        return min(self._clock(), self._steadily())
+
+    def latest(self) -> datetime:
+        return max(self._clock(), self._steadily())
+
+    def _steadily(self) -> datetime:
+        return self._began + timedelta(seconds=self._steady() - self._since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """What the lanes of one attempt share; `told` and `before` are by snapshot."""
+
+    step: str
+    meter: Meter
+    watch: _Watch
+    gate: "_Gate"
+    told: Mapping[ArtefactId, Moment]
+    before: Mapping[ArtefactId, datetime | None]
 
 
 class _Gate:
@@ -316,7 +433,10 @@ class _Gate:
         self._barrier.wait(_READY_WITHIN)
 
     def until(self, after: timedelta) -> None:
-        self._never.wait(max(self._began + after.total_seconds() - monotonic(), 0.0))
+        self.rest(max(self._began + after.total_seconds() - monotonic(), 0.0))
+
+    def rest(self, seconds: float) -> None:
+        self._never.wait(seconds)
 
 
 @contextmanager
@@ -344,7 +464,7 @@ def _shown(taken: Taken) -> dict[str, object]:
         "point": str(taken.point),
         "asked": moment.asked.isoformat(),
         "answered": moment.answered.isoformat(),
-        "snapshotSeconds": round((moment.answered - moment.asked).total_seconds(), 3),
+        "snapshotSeconds": round(seconds_of(moment), 3),
         "bytesRead": taken.read,
         "bytesNew": taken.new,
     }

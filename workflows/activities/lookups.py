@@ -18,12 +18,13 @@ from controlplane.domain.ids import (
     derived,
 )
 from controlplane.domain.instance import Manner
-from controlplane.domain.operation import SWITCHED, OperationKind, OperationState
+from controlplane.domain.operation import SWITCHED, OperationKind, OperationState, StepState
 from controlplane.domain.plan import MovePlan
 from controlplane.keys.port import domain_owner
 from controlplane.services.points import points_of_move, retention_of
 from controlplane.store.engine import Store
 from controlplane.store.tx import Tx
+from workflows.activities.groups import COMMIT
 from workflows.activities.orders import At
 from workflows.activities.records import IMAGES, operation_id
 from workflows.activities.steps import Work
@@ -62,8 +63,8 @@ class Belongings:
 _GOING = (
     ArtefactKind.EXPORT,
     ArtefactKind.INSTANCE,
+    ArtefactKind.SNAPSHOT,  # some sites delete no volume that has any
     ArtefactKind.VOLUME,
-    ArtefactKind.SNAPSHOT,
     ArtefactKind.IMAGE,
     ArtefactKind.NIC,
 )
@@ -75,7 +76,7 @@ class Stuck:
 
     `adopted` are what an adoption that holds its lease may have tagged, the machine first.
     `scaffolding` is what the taking of points left at sites, and `points` those that it may not
-    have committed.
+    have committed; `forgotten`: of those that it had, it began to forget all.
     """
 
     work: Work
@@ -85,6 +86,7 @@ class Stuck:
     adopted: tuple[Artefact, ...] = ()
     scaffolding: tuple[Artefact, ...] = ()
     points: tuple[UUID, ...] = ()
+    forgotten: bool = False
 
 
 _MOVE_PLAN = TypeAdapter(MovePlan)
@@ -111,6 +113,7 @@ class LookupActivities:
             tagged = tx.artefacts.list(operation=op.id) if adopting else []
             taking = op.kind is OperationKind.TAKE_POINTS
             left = tx.artefacts.list(operation=op.id) if taking else []
+            committing = tx.operations.find_step(op.id, COMMIT) if taking else None
             return Stuck(
                 work=Work(
                     operation=op.id,
@@ -127,6 +130,7 @@ class LookupActivities:
                     )
                 ),
                 points=tuple({derived(op.id, "point", a.instance): None for a in left}),
+                forgotten=committing is not None and committing.state is StepState.UNDONE,
             )
 
     @activity.defn(no_thread_cancel_exception=True)

@@ -365,10 +365,10 @@ class SiteActivities(SiteSteps):
         finding = warning(
             "SRC05",
             at.site,
-            f"{at.step}: {at.site} cannot tell any more what changed since the pass before, so all"
+            f"{at.step}: {at.site} cannot tell any more what changed since the last time, so all"
             f" {seen.size} bytes are read",
-            "leave the instance's snapshots, backups and change tracking alone while it moves, and"
-            " see what the provider's card says of changes",
+            "leave the instance's snapshots, backups and change tracking alone from one time to the"
+            " next, and see what the provider's card says of changes",
         )
         with self._store.begin() as tx:
             known = tx.operations.get(at.work.operation).findings

@@ -5,9 +5,8 @@ from temporalio import activity
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import SnapshotSeen
 from drivers.contract import DiskImport, Pausing, Snapshots, require
-from workflows.activities.atsite import SiteSteps, made
+from workflows.activities.atsite import SiteSteps, made, taken
 from workflows.activities.orders import At, CloseImport, MakeSnapshot, Pause
-from workflows.failures import NotYet
 
 
 class SnapshotActivities(SiteSteps):
@@ -68,8 +67,6 @@ class SnapshotActivities(SiteSteps):
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = require(driver, Snapshots).find_snapshot(at.work.tag(at.artefact))
-            seen = made(driver, answer, f"snapshot at {at.site}")
-            if not seen.ready:
-                raise NotYet(f"{at.site} is taking the snapshot")
+            seen = taken(made(driver, answer, f"snapshot at {at.site}"), at)
             self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
             return seen

@@ -65,6 +65,7 @@ FACTS = (
     Fact("transient-timer", _A, "systemd-run --on-active runs one command later; stop ends it"),
     Fact("qm-resume", _A, "qm resume lets a paused VM go on, unless its configuration is locked"),
     Fact("bitmap-round", _O, "one transaction freezes a bitmap and begins the next"),
+    Fact("bitmap-merge", _O, "a transaction merges into a bitmap that it adds, disabled"),
     Fact("bitmap-enabled", _O, "an enabled bitmap refuses a read-only export"),
     Fact("bitmap-lost", _O, "bitmaps are gone when the VM's process is"),
     Fact("bitmap-context", _O, "qemu:dirty-bitmap:NAME tells what is dirty, in 64 KiB"),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from drivers.simulators.sparse import data_ranges
 
@@ -171,7 +172,7 @@ class Live:
                 raise QmpError(f"Node '{node}' is busy: node is used as backup target")
             del self.scraps[node]
 
-    def checked(self, kind: str, data: dict[str, str]) -> Callable[[], None]:
+    def checked(self, kind: str, data: dict[str, Any]) -> Callable[[], None]:
         """One action of a transaction: refused now, or done when all of them can be."""
         if kind == "blockdev-backup":
             scrap = self._scrap(data["target"])
@@ -180,15 +181,24 @@ class Live:
             if data["sync"] != "none" or scrap.drive is not self._drive(data["device"]):
                 raise QmpError("this simulator backs up without sync, into a node over the disk")
             return lambda: setattr(scrap, "job", True)
-        drive, name = self._drive(data["node"]), data["name"]
+        drive = self._drive(data["node"])
+        if kind == "block-dirty-bitmap-merge":
+            return self._merging(drive, data["target"], data["bitmaps"])
+        name = data["name"]
         if kind == "block-dirty-bitmap-add":
             if name in drive.bitmaps:
                 raise QmpError(f"Bitmap already exists: {name}")
-            return lambda: drive.bitmaps.update({name: Bitmap()})
+            made = Bitmap(recording=not data.get("disabled", False))
+            return lambda: drive.bitmaps.update({name: made})
         if kind == "block-dirty-bitmap-disable":
             bitmap = self._bitmap(drive, name)
             return lambda: setattr(bitmap, "recording", False)
         raise QmpError(f"Invalid parameter '{kind}'")
+
+    def _merging(self, drive: Drive, target: str, names: list[str]) -> Callable[[], None]:
+        """Into one that an earlier action of the transaction may add."""
+        sources = [self._bitmap(drive, name) for name in names]
+        return lambda: self._bitmap(drive, target).dirty.update(*(s.dirty for s in sources))
 
     def cancel(self, job: str) -> None:
         with self.lock:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.domain.finding import Severity
 from controlplane.domain.ids import InstanceId, SiteName
 from controlplane.domain.site import Capability
 from controlplane.domain.vault import Moment
@@ -18,9 +19,11 @@ from controlplane.planning.grouping import (
     Manner,
     Order,
     manner,
+    may_copy,
     order,
     refusals,
     spread,
+    usual,
 )
 
 BEGAN = datetime(2026, 11, 30, tzinfo=UTC)
@@ -169,4 +172,45 @@ def test_only_what_is_copied_while_it_runs_is_taken(able, expected) -> None:
     assert manner(able) is expected
     told = refusals([candidate(1), candidate(2, manner=expected)])
     assert len(told) == (expected is not Manner.LIVE)
-    assert all("web-2" in line and "north" in line for line in told)
+    assert all(line.subject == "web-2" and "north" in line.evidence for line in told)
+    assert all(line.severity is Severity.BLOCKER and line.remedy for line in told)
+
+
+def test_one_without_a_disk_is_not_taken() -> None:
+    (told,) = refusals([candidate(1, disks=0)])
+    assert (told.id, told.subject) == ("SRC07", "web-1")
+    assert "north" in told.evidence
+
+
+def test_the_disks_of_one_instance_may_be_as_far_apart_as_its_snapshot_takes() -> None:
+    """Several providers take one after another, within the call."""
+    long = Moment(asked=BEGAN, answered=BEGAN + timedelta(seconds=10))
+    short = Moment(asked=BEGAN + timedelta(seconds=4), answered=BEGAN + timedelta(seconds=5))
+    assert spread([long, short]) == timedelta(seconds=6)
+    assert spread([long, long, short]) == spread([long, long]) == timedelta(seconds=10)
+    assert order([candidate(1, seconds=10.0, disks=2)]).expected == timedelta(seconds=10)
+
+
+def test_what_took_long_once_keeps_nobody_waiting() -> None:
+    assert usual([]) is None
+    assert usual([30.0]) == 30.0
+    assert usual([0.5, 30.0, 0.7]) == 0.5
+    assert usual([20.0, 30.0, 25.0, 0.5]) == 20.0, "it is slow now"
+
+
+@given(
+    st.lists(st.sampled_from(SITES), max_size=30), st.integers(1, 6), st.integers(1, 4), st.data()
+)
+def test_every_disk_gets_its_turn_and_no_more_go_than_may(disks, most, at_a_site, data) -> None:
+    waiting, going = list(disks), []
+    while waiting or going:
+        begin = [s for s in waiting if may_copy(s, going, most=most, at_a_site=at_a_site)]
+        assert going or begin, "somebody may always go on"
+        if begin:
+            site = data.draw(st.sampled_from(begin))
+            waiting.remove(site)
+            going.append(site)
+        else:
+            going.remove(data.draw(st.sampled_from(going)))
+        assert len(going) <= most
+        assert max(Counter(going).values(), default=0) <= at_a_site
