@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from uuid import UUID
 
 from temporalio import workflow
@@ -277,13 +278,14 @@ class _Member:
             domain=self._domain,
             base=self.plan.base if disk.based else None,
         )
+        rounds = count()
         content = DiskSource(volume=disk.volume, snapshot=self.snapshot.at.artefact)
         prepare = Export(at=export, source=content, since=self._since(disk))
         self.copied.append(
             await once_more(
                 "2026-12-take-points",
                 lambda: self._prepare(prepare, release),
-                lambda: copy(TransferActivities.copy_disk, read),
+                lambda: copy(TransferActivities.copy_disk, replace(read, round=next(rounds))),
             )
         )
         done = replace(export, step=f"{self.plan.name} release export {disk.index}")
