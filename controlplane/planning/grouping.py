@@ -17,6 +17,8 @@ SECONDS = 2.0
 """What a snapshot takes at a site where none was measured yet."""
 AT_ONCE = 8
 """How many a site is asked for at once where it says nothing else."""
+LONGEST = timedelta(minutes=8)
+"""Between asking for a group's first snapshot and its last; all members are held for as long."""
 _LATEST = 3
 COPIES, COPIES_AT_A_SITE = 8, 4
 """How many disks of one group are copied at a time: half of what a worker does, and no site all."""
@@ -134,6 +136,24 @@ def order(members: Sequence[Candidate]) -> Order:
     pairs = permutations(bounds, 2)
     expected = max((late[1] - early[0] for early, late in pairs), default=0.0)
     return Order(lanes=tuple(planned), expected=timedelta(seconds=expected))
+
+
+def too_long(planned: Order) -> str:
+    """Why its instances would be held for too long until the last is asked for; empty if not."""
+    last = max((lane.asks[-1].after for lane in planned.lanes), default=timedelta())
+    if last <= LONGEST:
+        return ""
+    site = next(lane.site for lane in planned.lanes if lane.asks[-1].after == last)
+    return (
+        f"the last snapshot of this group would be asked for {_minutes(last)} minutes after the"
+        f" first, because {site} takes one after another; all its instances would be held for as"
+        f" long, and {_minutes(LONGEST)} minutes are the most: protect fewer together, or let the"
+        f" site take more at a time (fedctl site limit {site} --max-snapshots N)"
+    )
+
+
+def _minutes(time: timedelta) -> str:
+    return f"{time.total_seconds() / 60:.0f}"
 
 
 def spread(moments: Iterable[Moment]) -> timedelta:

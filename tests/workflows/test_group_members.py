@@ -26,10 +26,12 @@ from controlplane.domain.disk import MIB, SnapshotSeen, VolumeSpec
 from controlplane.domain.errors import Busy, Unsupported
 from controlplane.domain.ids import SiteName, derived
 from controlplane.domain.instance import DiskPlace, Trait, TraitSeen
+from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState, StepState
 from controlplane.domain.owner import OwnerTag
 from controlplane.domain.resource import Kind
 from controlplane.domain.site import Capability
+from controlplane.planning import grouping
 from controlplane.planning.grouping import COPIES, COPIES_AT_A_SITE, Order
 from drivers.contract import Driver
 from drivers.fake.disk import PAGE, FakeDisk
@@ -365,6 +367,23 @@ async def test_a_site_without_snapshots_is_a_finding_with_a_code(
     assert (finding.id, finding.subject) == ("SRC05", "web-2")
     assert AWAY in finding.evidence
     assert finding.remedy
+    group.world.close()
+
+
+async def test_a_group_that_would_be_held_for_too_long_is_refused_before_it_is(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = made(tmp_path, (HOME, HOME))
+    key = facts(Kind.SITE).key(HOME, None, None)
+    with group.world.store.begin() as tx:
+        found = tx.resources.get(key)
+        tx.resources.set_spec(found.id, {**found.spec, "maxSnapshots": 1}, now=now())
+    monkeypatch.setattr(grouping, "LONGEST", timedelta(seconds=1))
+    op = await run(client, group.world, group.ask())
+    assert op.state is OperationState.FAILED
+    assert op.problem is not None
+    assert f"fedctl site limit {HOME} --max-snapshots" in op.problem.message
+    group.assert_nothing_stayed()
     group.world.close()
 
 

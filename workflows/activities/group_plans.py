@@ -30,6 +30,7 @@ from controlplane.planning.grouping import (
     manner,
     order,
     refusals,
+    too_long,
     usual,
 )
 from controlplane.planning.traits import Told, disks
@@ -123,10 +124,13 @@ class GroupPlanActivities(SiteSteps):
                 found = [_member(tx, op, name, lately) for name in _names(op)]
             looked = self._looked(found, meter)
             self._refuse(op, looked)
+            planned = order([each.candidate for each in looked])
+            if why := too_long(planned):
+                raise Unsupported(why)
             plan = PointsPlan(
                 domain=domain_owner(op.tenant or "", op.workspace or ""),
                 members=tuple(self._planned(each, before) for each in looked),
-                order=order([each.candidate for each in looked]),
+                order=planned,
                 max_spread=_seconds(op.order.get("maxSpreadSeconds")),
             )
             with self._store.begin() as tx:

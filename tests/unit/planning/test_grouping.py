@@ -14,6 +14,7 @@ from controlplane.domain.site import Capability
 from controlplane.domain.vault import Moment
 from controlplane.planning.grouping import (
     AT_ONCE,
+    LONGEST,
     SECONDS,
     Candidate,
     Manner,
@@ -23,6 +24,7 @@ from controlplane.planning.grouping import (
     order,
     refusals,
     spread,
+    too_long,
     usual,
 )
 
@@ -189,6 +191,17 @@ def test_the_disks_of_one_instance_may_be_as_far_apart_as_its_snapshot_takes() -
     assert spread([long, short]) == timedelta(seconds=6)
     assert spread([long, long, short]) == spread([long, long]) == timedelta(seconds=10)
     assert order([candidate(1, seconds=10.0, disks=2)]).expected == timedelta(seconds=10)
+
+
+def test_a_group_that_would_be_held_for_too_long_is_told_where_and_what_to_do() -> None:
+    one = LONGEST.total_seconds() / 10
+    many = [candidate(n, seconds=one, at_once=1) for n in range(12)]
+    assert too_long(order(many[:11])) == too_long(order([])) == ""
+    told = too_long(order([*many, candidate(20, SITES[1], seconds=one)]))
+    assert "north" in told
+    assert "--max-snapshots" in told
+    assert too_long(order([candidate(n, seconds=one, at_once=2) for n in range(12)])) == ""
+    assert too_long(order([candidate(1, seconds=1.2 * LONGEST.total_seconds())])) == "", "alone"
 
 
 def test_what_took_long_once_keeps_nobody_waiting() -> None:
