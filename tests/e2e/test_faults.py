@@ -42,6 +42,7 @@ _EFFECTS = {
     "fence",
     "prepare_export",
     "release_export",
+    "copy_beside",
     "pull_image",
     "push_image",
     "create_volume",
