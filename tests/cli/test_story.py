@@ -50,6 +50,8 @@ def test_the_whole_story(fedctl: Fedctl, web: str, sites: tuple[str, str], shop:
     operation = fedctl.ok("operation", "show", f"move-{name}-1")
     assert "OVERHEAD" in operation.out
     assert "copy 0" in operation.out
+    fedctl.ok("move", web, "--to", sites[0], "--plan")
+    assert sites[0] in fedctl.ok("moves", "show", name).out, "the plan is the newest"
     final = fedctl.ok("moves", "finalize", name, "--yes")
     assert "nothing of it is retained any more" in final.err
     back = fedctl.ok("move", web, "--to", sites[0], "--yes", "-o", "json")

@@ -177,7 +177,7 @@ def show(
     ctx: typer.Context, which: Which, workspace: Workspace = None, output: Output = Form.TABLE
 ) -> None:
     with Session(ctx, form=output, workspace=workspace) as session:
-        found = _found(session, which)
+        found = _found(session, which, plans=True)
         document = found.document
         status = document["status"]
         if status.get("plan"):
@@ -339,8 +339,11 @@ def _run(session: Session, found: Found, called: str, path: str, *, wait: bool) 
     session.say(moved_text(str(found), after, operation, now["extensions"].get("fedctl:address")))
 
 
-def _found(session: Session, text: str) -> Found:
-    """The move of that name, or the newest move of that instance."""
+def _found(session: Session, text: str, *, plans: bool = False) -> Found:
+    """The move of that name, or the newest of that instance.
+
+    One that was only planned counts with `plans`, or where nothing else was asked for.
+    """
     workspace, _, name = text.rpartition("/")
     only = workspace or session.named_workspace
     found = [
@@ -358,7 +361,8 @@ def _found(session: Session, text: str) -> Found:
                 exit_code=2,
                 notes=tuple(f"  {place}/{name}" for place in sorted(places)),
             )
-        return _newest(of_instance)
+        begun = [each for each in of_instance if not each.document["spec"].get("planOnly")]
+        return _newest(of_instance if plans else begun or of_instance)
     raise NotFound(f"there is no move {text!r}, and no move of an instance of that name")
 
 
