@@ -44,6 +44,7 @@ from workflows.codec import (
 from workflows.connections import Connections
 from workflows.housekeeping import Housekeeping
 from workflows.replica import Replica
+from workflows.rounds import side_by_side
 from workflows.settling import Settler
 from workflows.starter import Starter
 from workflows.succession import check_present, outlived
@@ -176,8 +177,10 @@ async def _work(settings: Settings, parts: Assembly, stop: asyncio.Event) -> Non
         ):
             _log.info("working")
             pause = asyncio.Event()
-            telling = asyncio.gather(
-                *(each.run(pause) for each in (starter, keeper, settler, watch, replica))
+            telling = asyncio.ensure_future(
+                side_by_side(
+                    *(each.run(pause) for each in (starter, keeper, settler, watch, replica))
+                )
             )
             sealed = asyncio.ensure_future(wait_until_sealed(parts.agent))
             await asyncio.wait({stopped, sealed, later}, return_when=asyncio.FIRST_COMPLETED)

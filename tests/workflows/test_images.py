@@ -1,22 +1,29 @@
 """Images: a file becomes a recovery point, or nothing; a forgotten one is gone."""
 
+import asyncio
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
+from threading import Event
 
 import pytest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
-from controlplane.domain.disk import MIB, SECTOR, DiskFormat
+from controlplane.domain.disk import MIB, SECTOR, DiskFormat, Extent
 from controlplane.domain.errors import NotFound
 from controlplane.domain.ids import PointId
 from controlplane.domain.kinds import facts
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.resource import Kind, Resource, State
+from controlplane.vault.reading import PointReader
 from drivers.disks.image import image_file
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import Steps, counted, crossing, run, run_and_cancel
 from tests.workflows.world import DISK, TENANT, BytesDisk, World, content, now
+from workflows.activities.steps import Work
+from workflows.activities.transfer import Publish
 from workflows.images import DeleteImage, ImportImage
 
 PARTS = {**content(5), 510: b"\x55\xaa"}
@@ -243,3 +250,34 @@ async def test_instances_made_of_an_image_outlive_it(client: Client, world: Worl
     copy = world.placement().copy
     assert copy is not None
     assert world.disk_of(world.home, copy, content(5))
+
+
+async def test_publishing_beats_while_its_image_is_mapped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a large disk that takes minutes; a copy that is silent for five seconds is dead."""
+    point = world.image(content(4))
+    beaten = Event()
+    env = ActivityEnvironment()
+    env.on_heartbeat = lambda *_: beaten.set()
+    extents = PointReader.extents
+
+    def slow(self: PointReader) -> Iterator[Extent]:
+        assert beaten.wait(20), "no heartbeat"
+        return extents(self)
+
+    monkeypatch.setattr(PointReader, "extents", slow)
+    world.running_instance(content(4))
+    op = world.ask_move()
+    order = Publish(
+        work=Work(operation=op.id, instance=world.instance, epoch=1),
+        step="publish 0",
+        point=point,
+        disk=0,
+        domain=f"{TENANT}/@images",
+        format=DiskFormat.QCOW2,
+        bootable=True,
+    )
+    served = await asyncio.to_thread(env.run, world.hands.transfer.publish, order)
+    assert served.length > 0
+    assert beaten.is_set()

@@ -224,6 +224,7 @@ class TransferActivities(Mover):
             token = secrets.token_urlsafe(32)
             with (
                 meter.copying(),
+                beating(),  # before the first byte the whole disk is mapped
                 closing(self._vault.open(PointId(order.point), order.disk)) as disk,
             ):
                 size = disk.size
@@ -280,10 +281,10 @@ class TransferActivities(Mover):
                 )
             with (
                 meter.copying(),
-                self._connect(at.site) as driver,
-                closing(self._image(order.publish)) as image,
                 stopping(),
                 beating() as told,
+                self._connect(at.site) as driver,
+                closing(self._image(order.publish)) as image,
             ):
                 ref = require(driver, ImagePush).push_image(
                     at.work.tag(at.artefact),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
 from uuid import UUID
 
 import pytest
@@ -300,8 +301,9 @@ def test_a_point_that_was_committed_while_a_check_ran_is_named_by_it(world, vaul
         def size(self, name: str) -> int:
             if not self.began:
                 self.began = True
+                before = set(world.files("packs"))
                 self.point, _ = world.take(world.vault(), some_disk(28, "RR"))
-                newest = max(world.files("packs"), key=lambda path: path.stat().st_mtime_ns)
+                [newest] = set(world.files("packs")) - before
                 flip(newest, CHUNK)
             return world.objects.size(name)
 
@@ -472,6 +474,7 @@ def watched(world: World, order: CheckOrder) -> list[CheckProgress]:
     """How far a check said it was at each read of a pack, and at its end."""
     seen: list[CheckProgress] = []
     vault = world.vault()
+    in_turn = Lock()
 
     class Watching:
         def __getattr__(self, name: str):
@@ -479,7 +482,8 @@ def watched(world: World, order: CheckOrder) -> list[CheckProgress]:
 
         def get(self, name: str, *rest):
             if name.startswith("packs"):
-                seen.append(it._seen())
+                with in_turn:
+                    seen.append(it._seen())
             return world.objects.get(name, *rest)
 
     it = Check(
