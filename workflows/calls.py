@@ -13,6 +13,7 @@ from temporalio.exceptions import ActivityError, RetryState
 from temporalio.workflow import ActivityCancellationType
 
 from controlplane.domain.errors import NotFound
+from workflows import options
 from workflows.failures import problem_of, worker_died
 from workflows.options import (
     ASK,
@@ -153,6 +154,25 @@ async def once_more(
             raise
     await prepare()
     return await use()
+
+
+async def patiently(since: str, use: Callable[[], Awaitable[R]]) -> R:
+    """Use; and go on after each pause while a site is away, as long as nothing stands still for it.
+
+    Stories from before the version `since` give up when the tries are used up.
+    """
+    until = workflow.now() + options.AWAY_FOR
+    while True:
+        began = workflow.now()
+        try:
+            return await use()
+        except ActivityError as failure:
+            used_up = failure.retry_state is RetryState.MAXIMUM_ATTEMPTS_REACHED
+            if not used_up or workflow.now() >= until or not workflow.patched(since):
+                raise
+        if workflow.now() - began > options.GOT_SOMEWHERE:
+            until = workflow.now() + options.AWAY_FOR
+        await workflow.sleep(options.AWAY_PAUSE)
 
 
 async def _heeded(do: Awaitable[R]) -> R:

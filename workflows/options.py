@@ -108,6 +108,11 @@ UNDO: Options = {
 BEFORE_OFFER, EACH_RETURN = timedelta(minutes=5), timedelta(minutes=1)
 RETURN_AT_LEAST_EVERY = timedelta(minutes=10)
 
+# Of a source that runs nobody waits for a copy: how long a site that is away is waited for once the
+# tries of a copy are used up, and how long between them. A round that took longer got somewhere.
+AWAY_FOR, AWAY_PAUSE = timedelta(hours=2), timedelta(seconds=30)
+GOT_SOMEWHERE = timedelta(minutes=10)
+
 # Before an image that did not arrive is served anew: a gateway that died is back by then.
 IMAGE_AGAIN = (timedelta(seconds=5), timedelta(seconds=15))
 

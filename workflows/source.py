@@ -27,7 +27,7 @@ from workflows.activities.sites import SiteActivities
 from workflows.activities.snapshots import SnapshotActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import CommitPoint, CopyDisk, TransferActivities
-from workflows.calls import ask, call, clean, copy, once_more, record, remove, undo, wait
+from workflows.calls import ask, call, clean, copy, once_more, patiently, record, remove, undo, wait
 from workflows.failures import problem_of, reason_of
 from workflows.saga import Saga, Undo, together
 from workflows.snapshot import Snapshot
@@ -328,7 +328,7 @@ class Source:
             if taker is not None:
                 take = partial(taker.take, self._saga, disk)
             copied[disk.index], took = await self._copy_disk(
-                prepare, order, release, preparing, take
+                prepare, order, release, preparing, take, runs=snapshot is not None
             )
             reading.append(took)
 
@@ -372,6 +372,8 @@ class Source:
         release: Undo,
         preparing: asyncio.Lock,
         take: Callable[[CopyDisk], Awaitable[Copied]],
+        *,
+        runs: bool,
     ) -> tuple[Copied, tuple[datetime, datetime]]:
         """The copy, and when it was read; sites make one export of an instance at a time."""
         began, rounds = workflow.now(), count()
@@ -385,7 +387,12 @@ class Source:
             began = workflow.now()
             return await take(replace(order, round=next(rounds)))
 
-        copied = await once_more("2026-11-export-again", export, read)
+        async def reading() -> Copied:
+            if not runs or self._paused:
+                return await read()
+            return await patiently("2026-12-patiently", read)
+
+        copied = await once_more("2026-11-export-again", export, reading)
         return copied, (began, workflow.now())
 
     def _took(self, point: UUID, copied: Sequence[Copied]) -> None:

@@ -230,7 +230,9 @@ class Target:
         A later round has a name of its own: each writer is of one step.
         """
         volume = self._stands.disks[disk.index].volume
-        step = f"{order.at.step} again" if order.round else order.at.step
+        step = order.at.step
+        if order.round:
+            step = f"{step} again" if order.round == 1 else f"{step} again {order.round}"
         beside = CopyBeside(
             at=self.at(step, "instance"), volume=volume, copy=order, blank=disk.blank
         )

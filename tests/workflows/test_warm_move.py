@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
+from temporalio.common import RetryPolicy
 from temporalio.worker import Interceptor
 
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
@@ -26,6 +27,7 @@ from controlplane.domain.operation import Decision, Operation, OperationKind, Op
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.planning import passes
 from controlplane.vault.nouns import CopyStopped
+from controlplane.vault.vault import Vault
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import (
     Steps,
@@ -39,6 +41,7 @@ from tests.workflows.running import cancelled as cancelled_by_somebody
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
+from workflows import options
 from workflows.activities import changes
 from workflows.activities.control import WAITING
 from workflows.move_instance import MoveInstance
@@ -233,6 +236,64 @@ async def test_the_first_attempt_of_every_step_may_die(
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
     assert len(dying.died) >= len(STEPS)
     assert_followed(world, guest)
+    world.close()
+
+
+def away_for(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """A site that answers no copy so many times, of which three use up the tries; what is left."""
+    left, copy = [times], Vault.copy
+    hasty = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=3)
+    monkeypatch.setitem(options.COPY, "retry_policy", hasty)
+    monkeypatch.setattr(options, "AWAY_PAUSE", timedelta(milliseconds=100))
+
+    def breaking(self: Vault, *what: Any, **more: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise Unavailable("the site is away")
+        return copy(self, *what, **more)
+
+    monkeypatch.setattr(Vault, "copy", breaking)
+    return left
+
+
+@pytest.mark.parametrize("whole_images", [True, False])
+async def test_a_site_that_is_away_is_waited_for_while_the_source_runs(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole_images: bool
+) -> None:
+    """Longer than a copy has tries; into the vault alone, and to a target at the same time."""
+    world = made(tmp_path)
+    if whole_images:
+        world.away.lacking = {Capability.DISK_IMPORT: "not here"}
+    guest, left = Guest(world), away_for(monkeypatch, 10)
+    op = await run(client, world, world.ask_move(**WARM), [guest.after("commit_point")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert left == [0]
+    assert_followed(world, guest)
+    world.close()
+
+
+async def test_nobody_waits_for_it_longer_than_was_said(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, left = made(tmp_path), away_for(monkeypatch, 1_000_000)
+    monkeypatch.setattr(options, "AWAY_FOR", timedelta(seconds=1))
+    op = await run(client, world, world.ask_move(**WARM))
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert op.problem is not None
+    assert op.problem.code == "unavailable"
+    assert left[0] < 1_000_000 - 3
+    assert_home_as_before(world)
+    world.close()
+
+
+async def test_a_source_that_stands_still_waits_for_no_site(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, left = made(tmp_path), away_for(monkeypatch, 10)
+    op = await run(client, world, world.ask_move(method="cold"))
+    assert op.state is OperationState.ROLLED_BACK, op.problem
+    assert left == [7]
+    assert_home_as_before(world)
     world.close()
 
 
