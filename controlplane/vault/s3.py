@@ -245,7 +245,7 @@ class S3Objects:
             raise Unsupported(
                 f"{self.named(name)}: the store ignores If-None-Match and lets a name be taken"
                 " twice, so two control planes could not be told apart in it. Some do so only where"
-                " the bucket keeps versions or locks objects (Ceph 16): use a bucket without, or"
+                " the bucket keeps versions or locks objects (Ceph): use a bucket without, or"
                 " another store (docs/stores.md)"
             )
 
