@@ -56,6 +56,7 @@ from workflows.calls import (
     copy,
     forward,
     once_more,
+    patiently,
     record,
     undo,
     wait,
@@ -279,13 +280,17 @@ class _Member:
             base=self.plan.base if disk.based else None,
         )
         rounds = count()
+
+        def again() -> Awaitable[Copied]:
+            return copy(TransferActivities.copy_disk, replace(read, round=next(rounds)))
+
         content = DiskSource(volume=disk.volume, snapshot=self.snapshot.at.artefact)
         prepare = Export(at=export, source=content, since=self._since(disk))
         self.copied.append(
             await once_more(
                 "2026-12-take-points",
                 lambda: self._prepare(prepare, release),
-                lambda: copy(TransferActivities.copy_disk, replace(read, round=next(rounds))),
+                lambda: patiently("2026-12-patiently", again),
             )
         )
         done = replace(export, step=f"{self.plan.name} release export {disk.index}")

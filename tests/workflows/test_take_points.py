@@ -40,6 +40,7 @@ from tests.workflows.running import counted, crossing, run, run_and_cancel
 from tests.workflows.test_gone_stories import settler, terminated_while
 from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_points import Clock, forgotten, hold, retain
+from tests.workflows.test_warm_move import away_for
 from tests.workflows.world import AWAY, CALLER, HOME, SHOP, TENANT, World, content, now
 from workflows.activities.groups import GroupActivities
 from workflows.activities.steps import Steps
@@ -510,6 +511,20 @@ async def test_a_snapshot_that_its_site_lost_is_asked_for_again(
     assert seconds["web-1"] > seconds["web-2"], "from the first asking to the second answer"
     assert group.world.away.snapshots == {}
     group.assert_running()
+    group.world.close()
+
+
+async def test_a_site_that_is_away_while_disks_are_copied_is_waited_for(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshots stand, and nobody stands still."""
+    group, left = made(tmp_path), away_for(monkeypatch, 10)
+    held = [each.disk() for each in group.guests]
+    op = await run(client, group.world, group.ask())
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert left == [0]
+    points = group.points(op)
+    assert [group.restored(points[each.name]) for each in group.guests] == held
     group.world.close()
 
 
