@@ -28,6 +28,7 @@ from controlplane.domain.vault import (
 )
 from controlplane.vault.blobs import Blobs
 from controlplane.vault.census import Census, Measured, Usage, Workload, added
+from controlplane.vault.cores import CORES
 from controlplane.vault.flaws import Flaws, Named
 from controlplane.vault.forecast import CountedObjects, Forecast
 from controlplane.vault.index import ChunkIndex
@@ -41,7 +42,7 @@ from controlplane.vault.sealing import Unsealable
 
 _POLL = 0.2
 _PACK_OF = attrgetter("pack")
-_READERS = 2
+_READERS = CORES
 _TABLES_BLOBS = 1 << 16  # some 13 MB
 _PACKS = 16
 _PAGES = 32

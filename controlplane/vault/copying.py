@@ -1,4 +1,4 @@
-"""One attempt to copy one disk into packs, by two threads that each write packs of their own."""
+"""One attempt to copy one disk into packs, by a thread a core, each with packs of its own."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ from controlplane.domain.vault import (
     Session,
 )
 from controlplane.vault.beside import Beside
+from controlplane.vault.cores import CORES
 from controlplane.vault.digest import root_digest, zero_digest
 from controlplane.vault.leaves import LeafWork, leaf_works
 from controlplane.vault.manifest import Shape, levels
@@ -30,7 +31,7 @@ from controlplane.vault.sealing import Unsealable
 from controlplane.vault.stride import PARTS, Stride
 from controlplane.vault.worker import Base, Tools, Worker
 
-_WORKERS = 2
+_WORKERS = CORES
 _POLL = 0.2
 _HEED = 0.05
 _LEAVES = 64

@@ -16,6 +16,7 @@ from controlplane.domain.errors import Integrity, Invalid
 from controlplane.domain.vault import (
     BLOCK,
 )
+from controlplane.vault.cores import CORES
 from controlplane.vault.nouns import (
     BATCH,
     CopyProgress,
@@ -27,7 +28,7 @@ _LEAF = "fedctl 2026-11 disk digest: block"
 _NODE = "fedctl 2026-11 disk digest: node"
 _ROOT = "fedctl 2026-11 disk digest: disk"
 _SPAN = 32 * 1024 * 1024
-_WORKERS = 2
+_WORKERS = CORES
 _POLL = 0.2
 ZEROS = bytes(BATCH)
 
@@ -94,7 +95,7 @@ def digest(
 ) -> str:
     """The digest of the first `length` bytes; Integrity says where a byte after them is not zero.
 
-    Two threads; extents that say zero cost nothing. CopyStopped when cancelled.
+    A thread a core; extents that say zero cost nothing. CopyStopped when cancelled.
     """
     if reader.size < length:
         raise Integrity(f"the disk has {reader.size} bytes, fewer than the {length} to compare")

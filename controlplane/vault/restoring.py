@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from controlplane.domain.disk import MIB, ExtentKind
 from controlplane.domain.errors import Invalid
+from controlplane.vault.cores import CORES
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.reading import PointReader
 
-_WORKERS = 2
+_WORKERS = CORES
 _BATCH = 2 * MIB
 _POLL = 0.2
 
@@ -24,8 +25,8 @@ def restore(
 ) -> None:
     """Write the whole disk to the open file descriptor `file`, and sync it.
 
-    The file must be empty: zeros become holes, and its length the disk's. Two threads decrypt,
-    unpack, rehash and write, each a few megabytes at a time. Integrity names what is damaged,
+    The file must be empty: zeros become holes, and its length the disk's. A thread a core decrypts,
+    unpacks, rehashes and writes, a few megabytes at a time. Integrity names what is damaged,
     CopyStopped when cancelled; both leave a part of the disk in the file. OSError as the file
     system gives it.
     """

@@ -30,6 +30,7 @@ from controlplane.vault.blobs import Blobs
 from controlplane.vault.checking import Check, Checked, CheckOrder, CheckProgress
 from controlplane.vault.committing import Committing
 from controlplane.vault.copying import Copy, all_of, attended
+from controlplane.vault.cores import CORES
 from controlplane.vault.departed import Departed
 from controlplane.vault.flaws import Named
 from controlplane.vault.grouped import Groups
@@ -62,7 +63,7 @@ from controlplane.vault.sealing import open_object
 from controlplane.vault.usable import Usable, recheck
 from controlplane.vault.worker import Base, Tools
 
-_DECODERS = 2
+_DECODERS = CORES
 _DOMAIN_MAX = 512
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import MIB, ExtentKind
 from controlplane.domain.errors import FedctlError, Integrity, Invalid, Unavailable
 from controlplane.domain.vault import Layout
-from controlplane.vault import beside
+from controlplane.vault import beside, copying, digest, restoring
 from controlplane.vault.nouns import CopyProgress, CopyStopped, Into, Written
 from tests.unit.vault.support import CHUNK, Bytes, World, commit, copy, new_point, read_all
 from tests.unit.vault.test_streaming import Target
 
 LEAF = 4 * CHUNK
 KINDS = st.sampled_from([ExtentKind.DATA, ExtentKind.ZERO, "explicit zeros"])
+KIND = (ExtentKind.DATA, ExtentKind.ZERO)
 PIECES = st.lists(st.tuples(KINDS, st.integers(1, 5 * CHUNK)), min_size=1, max_size=10)
 
 
@@ -70,6 +72,31 @@ def test_target_and_vault_hold_the_source(
     alone = new_point()
     assert copy(vault, replace_reads(disk), point=alone).digest == vault.open(point, 0).digest
     world.close()
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_any_number_of_threads_brings_stores_and_restores_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """As many as a machine has cores; a cancelled copy and its successor, too."""
+    for module in (copying, digest, restoring):
+        monkeypatch.setattr(module, "_WORKERS", threads)
+    pieces = [(kind, n * CHUNK + 7) for n in range(1, 12) for kind in KIND]
+    disk, point = source(pieces), new_point()
+    target, vault = Target(disk.size + 512), world.vault()
+    asked, into = iter([False]), Into(writer=target)
+    with suppress(CopyStopped):
+        copy(vault, disk, point=point, into=into, cancelled=lambda: next(asked, True))
+    again = replace_reads(disk)
+    copied = copy(vault, again, point=point, attempt=2, into=into)
+    commit(vault, point, attempt=2)
+    assert_is(target, disk.data)
+    assert read_all(vault, point) == disk.data
+    assert copied.digest == digest.digest(replace_reads(disk), length=disk.size)
+    out = tmp_path / "restored"
+    with out.open("w+b", buffering=0) as file:
+        restoring.restore(vault.open(point, 0), file.fileno())
+    assert out.read_bytes() == disk.data
 
 
 def replace_reads(disk: Bytes) -> Bytes:
