@@ -12,6 +12,7 @@ from controlplane.domain.errors import Conflict, Denied, Exhausted, NotFound, Un
 from controlplane.vault.names import checked
 
 _COMING = ".coming"
+_AT_ONCE = 1024  # as many as one call takes (IOV_MAX)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -145,13 +146,14 @@ class LocalUpload:
         self._coming = coming
         self._file: int | None = os.open(coming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
-    def write(self, data: bytes) -> None:
+    def write(self, *parts: bytes) -> None:
         if self._file is None:
             raise Conflict(f"the upload of {self._name} has ended")
-        view = memoryview(data)
         with _named(self._name):
-            while view:
-                view = view[os.write(self._file, view) :]
+            for at in range(0, len(parts), _AT_ONCE):
+                left = [memoryview(part) for part in parts[at : at + _AT_ONCE]]
+                while left:
+                    left = _after(left, os.writev(self._file, left))
 
     def finish(self) -> None:
         if self._file is None:
@@ -201,3 +203,12 @@ def _named(name: str) -> Iterator[None]:
         if e.errno in _FULL:
             raise Exhausted(f"{name}: the store's disk is full: free some room") from e
         raise Unavailable(f"{name}: the store's disk failed: {e.strerror}") from e
+
+
+def _after(parts: list[memoryview], done: int) -> list[memoryview]:
+    """What of the parts is left when so many bytes of them are written."""
+    for number, part in enumerate(parts):
+        if done < len(part):
+            return [part[done:], *parts[number + 1 :]]
+        done -= len(part)
+    return []

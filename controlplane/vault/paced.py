@@ -70,9 +70,9 @@ class _PacedUpload:
         self._upload = upload
         self._line = line
 
-    def write(self, data: bytes) -> None:
-        self._upload.write(data)
-        self._line.passed(len(data))
+    def write(self, *parts: bytes) -> None:
+        self._upload.write(*parts)
+        self._line.passed(sum(map(len, parts)))
 
     def finish(self) -> None:
         self._upload.finish()

@@ -34,7 +34,7 @@ _END = b"fedctl-end\n"
 _ENTRY = struct.Struct(">32sBII")
 _FOOTER = struct.Struct(">QI11s")
 _HEADER_READ = 1024
-_PIECE = MIB
+_PIECE = MIB // 2
 _TABLES_BLOBS = 1 << 18  # some 50 MB
 
 
@@ -130,9 +130,9 @@ class PackWriter:
             self._flush()
 
     def _flush(self) -> None:
-        data, self._unwritten, self._held = b"".join(self._unwritten), [], 0
+        parts, self._unwritten, self._held = self._unwritten, [], 0
         try:
-            self._upload.write(data)
+            self._upload.write(*parts)
         except BaseException:
             # What arrived is unknown, so this pack must never be finished.
             self._upload.abort()

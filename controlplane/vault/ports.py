@@ -65,7 +65,8 @@ class Signer(Protocol):
 class Upload(Protocol):
     """One object on its way into the store; invisible until `finish`."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, *parts: bytes) -> None:
+        """One after the other, after what was written before."""
 
     def finish(self) -> None:
         """Durable and visible when this returns. Conflict when the name is taken."""

@@ -274,10 +274,11 @@ class S3Upload:
         self._sender: _Sender | None = None
         self._ended = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, *parts: bytes) -> None:
         self._check()
-        self._length += len(data)
-        self._pending += data
+        for data in parts:
+            self._length += len(data)
+            self._pending += data
         if len(self._pending) >= PART:
             self._send()
 

@@ -58,11 +58,11 @@ class Machine:
                 self._open[handle] = self._name(path)
             return handle
 
-    def write(self, handle: int, data) -> int:
+    def writev(self, handle: int, parts) -> int:
         with self.lock:
-            count = os.write(handle, data)
-            inode = self._open[handle]
-            self.log.append(Event("write", inode, (self._ends[inode], bytes(data[:count]))))
+            count = os.writev(handle, parts)
+            inode, data = self._open[handle], b"".join(parts)
+            self.log.append(Event("write", inode, (self._ends[inode], data[:count])))
             self._ends[inode] += count
             return count
 

@@ -63,8 +63,8 @@ class Faulty:
         upload, store = self._call("upload", self._real.upload, name), self
 
         class Upload:
-            def write(self, data):
-                store._call("write", upload.write, data)
+            def write(self, *parts):
+                store._call("write", upload.write, *parts)
 
             def finish(self):
                 store._call("finish", upload.finish)

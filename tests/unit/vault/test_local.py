@@ -1,5 +1,6 @@
 """A local directory keeps whole objects or none."""
 
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -69,3 +70,25 @@ class TestFoundObjects(ObjectsContract):
         assert objects.sweep(datetime.now(UTC)) == 0
         objects.put("heads/a", b"x")
         assert objects.get("heads/a") == b"x"
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_a_file_system_that_takes_less_than_it_is_given_gets_the_rest(
+    tmp_path, monkeypatch, most: int
+):
+    """Also more parts than one call takes, and empty ones."""
+    parts = [bytes([n % 251]) * (n % 5) for n in range(2500)]
+    writev = os.writev
+
+    def some(file: int, given) -> int:
+        assert len(given) <= 1024
+        whole = b"".join(given)
+        return writev(file, [whole[:most]])
+
+    monkeypatch.setattr(os, "writev", some)
+    objects = LocalObjects(tmp_path / "vault")
+    upload = objects.upload("packs/aa/many")
+    upload.write(*parts[:2000])
+    upload.write(*parts[2000:])
+    upload.finish()
+    assert objects.get("packs/aa/many") == b"".join(parts)

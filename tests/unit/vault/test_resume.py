@@ -225,7 +225,8 @@ class Full:
         upload, full = self._real.upload(name), self
 
         class Metered:
-            def write(self, data):
+            def write(self, *parts):
+                data = b"".join(parts)
                 full.room -= len(data)
                 if full.room < 0:
                     upload.write(data[: len(data) // 2])
