@@ -69,7 +69,8 @@ def _full(disk: Path, root: Path) -> Iterator[Result]:
         n: run for n, run in contenders.items() if n == "floor" or shutil.which(n.split()[0])
     }
     commits: list[float] = []
-    for _ in range(ROUNDS):
+
+    def ours_once() -> None:
         with own(root) as vault:
             began = monotonic()
             copied = vault.copy(disk)
@@ -78,12 +79,20 @@ def _full(disk: Path, root: Path) -> Iterator[Result]:
             vault.commit(copied)
             commits.append(monotonic() - began)
             stored["ours"] = _size(vault.folder)
-        for name, run in contenders.items():
-            with _folder(root) as to:
-                began = monotonic()
-                run(to)
-                took.setdefault(name, []).append(monotonic() - began)
-                stored[name] = _size(to)
+
+    def once(name: str) -> None:
+        with _folder(root) as to:
+            began = monotonic()
+            contenders[name](to)
+            took.setdefault(name, []).append(monotonic() - began)
+            stored[name] = _size(to)
+
+    names = ["ours", *contenders]
+    for number in range(ROUNDS):
+        # Each follows each other one: what ran before has the memory in another state.
+        turn = number % len(names)
+        for name in (*names[turn:], *names[:turn]):
+            ours_once() if name == "ours" else once(name)
     ours = median(took["ours"])
     floor = median(took["floor"])
     yield Result(
