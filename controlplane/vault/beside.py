@@ -9,18 +9,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from time import monotonic
 
 from controlplane.domain.disk import GIB, Extent
 from controlplane.domain.errors import Invalid
 from controlplane.domain.vault import Layout
 from controlplane.vault.bringing import bring
+from controlplane.vault.durable import Durable
 from controlplane.vault.leaves import LeafWork
 from controlplane.vault.nouns import Into, Written
 from controlplane.vault.reading import PointReader
 from controlplane.vault.stride import Stride
 
-_DURABLE_EVERY = 10.0
 _RANGES = 256  # what a heartbeat carries; what is left out is brought from the vault
 _HOLE = 32
 
@@ -45,7 +44,13 @@ class Beside:
         self._bytes = into.since.bytes
         self._holes: deque[tuple[int, int]] = deque()
         self._zeroing, self._stride = Stride(most=GIB), Stride()
-        self._durable_at, self._marking = monotonic(), False
+        self._make_durable = Durable(
+            into.writer,
+            writing=self._writing,
+            counting=self._counting,
+            here=self._here,
+            reached=into.reached,
+        )
 
     def chunks(self, offset: int, data: bytes, zero: Sequence[bool]) -> None:
         """What was read from `offset` on, by chunks, each with whether it is all zero."""
@@ -137,17 +142,6 @@ class Beside:
                     self._writer.zero(at, length)
             at += length
         return True
-
-    def _make_durable(self) -> None:
-        with self._counting:
-            if self._marking or monotonic() - self._durable_at < _DURABLE_EVERY:
-                return
-            self._marking, here = True, self._here()
-        with self._writing:
-            self._writer.finish()
-        self._reached(here)
-        with self._counting:
-            self._durable_at, self._marking = monotonic(), False
 
     def _here(self) -> Written:
         ranges = list(self._ranges())[:_RANGES]

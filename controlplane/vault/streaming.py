@@ -23,6 +23,7 @@ from controlplane.vault.digest import (
     spans,
     zero_digest,
 )
+from controlplane.vault.durable import Durable
 from controlplane.vault.nouns import CopyProgress, CopyStopped
 from controlplane.vault.stride import Stride
 
@@ -30,7 +31,6 @@ SPAN = 32 * MIB
 _WORKERS = 3
 _MOST = 2 * MIB  # more falls out of the processor's caches between reading, hashing and writing
 _POLL, _HEED = 0.2, 0.05
-_DURABLE_EVERY = 10.0
 _GAP = 1024
 
 
@@ -150,7 +150,13 @@ class _Stream:
         self._ready: dict[int, tuple[_Range, bytes]] = {}
         self._read, self._written = since.read, since.written
         self._done = min(since.spans * SPAN, self._size)
-        self._durable_at, self._marking = monotonic(), False
+        self._make_durable = Durable(
+            writer,
+            writing=self._writing,
+            counting=self._counting,
+            here=self._here,
+            reached=reached,
+        )
         self._whole, self._begun = False, 0
         self._tasks = self._cut()
 
@@ -330,17 +336,6 @@ class _Stream:
             read=self._read,
             written=self._written,
         )
-
-    def _make_durable(self) -> None:
-        with self._counting:
-            if self._marking or monotonic() - self._durable_at < _DURABLE_EVERY:
-                return
-            self._marking, here = True, self._here()
-        with self._writing:
-            self._writer.finish()
-        self._reached(here)
-        with self._counting:
-            self._durable_at, self._marking = monotonic(), False
 
 
 def _between(start: int, end: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.operation import OperationKind, OperationState
 from controlplane.domain.site import CreateOrder
 from controlplane.planning import course
-from controlplane.vault import beside, copying
+from controlplane.vault import copying, durable
 from controlplane.vault.nouns import CopyStopped, Into, Written
 from controlplane.vault.vault import Vault
 from drivers.fake.driver import FakeDriver, FakeInstanceFirstDriver
@@ -199,7 +199,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Exception]) -> 
     One leaf after the other: the first is at the target then, and told to be durable.
     """
     began: list[Written] = []
-    monkeypatch.setattr(beside, "_DURABLE_EVERY", 0.0)
+    monkeypatch.setattr(durable, "EVERY", 0.0)
     monkeypatch.setattr(copying, "_LEAVES", 1)
     monkeypatch.setattr(copying, "is_forward", lambda _reader: True)
     copy, write = Vault.copy, FakeWriter.write

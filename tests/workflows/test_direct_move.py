@@ -19,7 +19,7 @@ from controlplane.domain.errors import NotFound, Unavailable
 from controlplane.domain.operation import Operation, OperationKind, OperationState
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.planning import course
-from controlplane.vault import streaming
+from controlplane.vault import durable, streaming
 from controlplane.vault.digest import digest
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.streaming import Reached, Streamed, stream
@@ -173,7 +173,7 @@ def breaking(
 ) -> list[tuple[Reached | None, int]]:
     """The first attempt fails once something of the disk is durable; where each began, and read."""
     began: list[tuple[Reached | None, int]] = []
-    monkeypatch.setattr(streaming, "_DURABLE_EVERY", 0.0)
+    monkeypatch.setattr(durable, "EVERY", 0.0)
     monkeypatch.setattr(streaming, "SPAN", MIB)
 
     def broken(

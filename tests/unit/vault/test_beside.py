@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from controlplane.domain.disk import MIB, ExtentKind
 from controlplane.domain.errors import FedctlError, Integrity, Invalid, Unavailable
 from controlplane.domain.vault import Layout
-from controlplane.vault import beside, copying, digest, restoring
+from controlplane.vault import beside, copying, digest, durable, restoring
 from controlplane.vault.nouns import CopyProgress, CopyStopped, Into, Written
 from tests.unit.vault.support import CHUNK, Bytes, World, commit, copy, new_point, read_all
 from tests.unit.vault.test_streaming import Target
@@ -54,7 +54,7 @@ def assert_is(target: Target, data: bytes) -> None:
 
 
 def durable_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(beside, "_DURABLE_EVERY", 0.0)
+    patch.setattr(durable, "EVERY", 0.0)
 
 
 @settings(deadline=None, max_examples=60)

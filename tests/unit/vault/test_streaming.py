@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controlplane.domain.disk import KIB, MIB, Extent, ExtentKind
 from controlplane.domain.errors import Integrity, Invalid, Unavailable
-from controlplane.vault import streaming
+from controlplane.vault import durable, streaming
 from controlplane.vault.digest import digest
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.streaming import Reached, stream
@@ -130,7 +130,7 @@ def test_whoever_goes_on_after_a_crash_ends_with_the_same(
     source, told = Source(pieces), [Reached()]
     target = Target(source.size + beyond, fails=fails)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_DURABLE_EVERY", 0.0)
+        patch.setattr(durable, "EVERY", 0.0)
         try:
             first = stream(source, target, reached=told.append)
         except Unavailable:
