@@ -26,6 +26,7 @@ PLAIN_MAX = 1 << 24
 _SUBKEY = "fedctl 2026-11 vault: subkey of one pack or object"
 _OBJECT = b"fedctl-sealed-1\n"
 _WORTH = 0.97
+_ABOUT = struct.Struct(">BI")
 _BINDING = struct.Struct(">I32sBII")
 _NONCE = 12
 _TABLE_NONCE = b"\x01" + bytes(_NONCE - 1)
@@ -60,7 +61,7 @@ _zstd = _Zstd()
 
 
 def blob_id(id_key: bytes, kind: int, length: int, digest: bytes) -> bytes:
-    return blake3(struct.pack(">BI", kind, length) + digest, key=id_key).digest()
+    return blake3(_ABOUT.pack(kind, length) + digest, key=id_key).digest()
 
 
 def compress(data: bytes | memoryview) -> tuple[int, bytes | memoryview]:

@@ -327,17 +327,15 @@ class Worker:
 
     def _run(self, start: int, data: bytes, refs: list[Ref | None]) -> None:
         """Chunks of a leaf from `start` on, which were read together."""
-        layout, length = self._layout, len(data)
-        view = memoryview(data)
+        length, chunk_length = len(data), self._layout.chunk
+        view, id_key = memoryview(data), self._copy.keys.id_key
         wanted: dict[int, tuple[bytes, bytes, memoryview]] = {}
-        for i in range(start, start - (-length // layout.chunk)):
-            at = (i - start) * layout.chunk
-            size = min(layout.chunk, length - at)
-            if is_zero(data, at, size):
-                continue
-            digest = content_digest(view[at : at + size])
-            identity = blob_id(self._copy.keys.id_key, 0, size, digest)
-            wanted[i] = (identity, digest, view[at : at + size])
+        for i, at in enumerate(range(0, length, chunk_length), start):
+            size = min(chunk_length, length - at)
+            if not is_zero(data, at, size):
+                part = view[at : at + size]
+                digest = content_digest(part)
+                wanted[i] = (blob_id(id_key, 0, size, digest), digest, part)
         if not wanted:
             return
         new = [identity for identity, _, _ in wanted.values() if identity not in self._recent]
@@ -349,7 +347,7 @@ class Worker:
             refs[i] = Ref(pack=place[0], position=place[1], id=identity, digest=digest)
 
     def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
-        pack = self._writer()
+        pack = self._pack or self._writer()
         position, stored = pack.add(identity, 0, chunk)
         self.count.fresh += len(chunk)
         self.count.stored += stored
