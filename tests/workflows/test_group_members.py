@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -479,10 +480,25 @@ async def test_a_clock_that_is_set_back_brings_no_two_closer_together(
 async def test_a_site_that_was_slow_once_is_not_waited_for_for_ever(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others would ask late for its sake, lie too far apart by that, and be refused every time."""
+    """Others would ask late for its sake, lie too far apart by that, and be refused every time.
+
+    Its time passes for both sites: the other begins when this one has its answer.
+    """
     group = made(tmp_path)
     clocks = Clocks(timedelta(seconds=0.5), AWAY)
     under(group, clocks, monkeypatch)
+    answered, shoot = Event(), GroupActivities._shoot
+
+    def shooting(self: GroupActivities, taker: Any, shot: Shot, *more: Any) -> Any:
+        if shot.at.site == HOME:
+            assert answered.wait(20)
+            answered.clear()
+        frozen = shoot(self, taker, shot, *more)
+        if shot.at.site == AWAY:
+            answered.set()
+        return frozen
+
+    monkeypatch.setattr(GroupActivities, "_shoot", shooting)
 
     def paused(op: Operation) -> timedelta:
         order = TypeAdapter(Order).validate_python(op.plan["order"])  # type: ignore[index]
