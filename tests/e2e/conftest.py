@@ -27,8 +27,10 @@ def shop(system: System, tmp_path: Path) -> Iterator[Shop]:
     """What must hold after every test is asserted here: nothing lost, nothing left, no twins."""
     made = start_shop(system, f"shop{next(_NUMBERS)}", tmp_path)
     yield made
-    check(system)
-    made.clear()
+    try:
+        check(system)
+    finally:
+        made.clear()  # one test's failure is no other's
     check(system)
     assert held_anywhere(system) == []
 
