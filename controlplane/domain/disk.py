@@ -128,6 +128,19 @@ def is_forward(reader: BlockReader) -> bool:
     return isinstance(reader, ForwardReader) and reader.forward
 
 
+@runtime_checkable
+class SharedReader(BlockReader, Protocol):
+    """A reader that many threads may use at a time."""
+
+    @property
+    def shared(self) -> bool: ...
+
+
+def is_shared(reader: BlockReader) -> bool:
+    """Whether many threads may use it at a time."""
+    return isinstance(reader, SharedReader) and reader.shared
+
+
 class BlockWriter(Protocol):
     """Random writing of one disk. Used by one thread at a time."""
 

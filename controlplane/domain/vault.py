@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from controlplane.domain.disk import GIB, KIB, MIB
 from controlplane.domain.ids import GroupId, InstanceId, PointId, TenantName
@@ -34,8 +35,7 @@ class Depth(StrEnum):
     FULL = "full"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ref:
+class Ref(NamedTuple):
     """Where one blob lies: blob number `position` of `pack`; `digest` is of its plain content."""
 
     pack: bytes

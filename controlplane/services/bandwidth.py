@@ -6,7 +6,14 @@ from threading import Event, Lock
 from time import monotonic
 from typing import cast
 
-from controlplane.domain.disk import BlockReader, BlockWriter, Extent, is_forward, read_each
+from controlplane.domain.disk import (
+    BlockReader,
+    BlockWriter,
+    Extent,
+    is_forward,
+    is_shared,
+    read_each,
+)
 from controlplane.domain.hours import limit_at, read_hours
 from controlplane.domain.ids import OperationId, SiteName
 from controlplane.domain.kinds import facts
@@ -155,6 +162,10 @@ class PacedReader:
     @property
     def forward(self) -> bool:
         return is_forward(self._reader)
+
+    @property
+    def shared(self) -> bool:
+        return is_shared(self._reader)
 
     def extents(self) -> Iterator[Extent]:
         return self._reader.extents()

@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import TypeVar
 
-from controlplane.domain.disk import BlockReader, is_forward
+from controlplane.domain.disk import BlockReader, is_forward, is_shared
 from controlplane.domain.errors import Integrity
 from controlplane.domain.vault import (
     FANOUT,
@@ -78,7 +79,10 @@ class Copy:
         self.keys = keys
         self.tools = tools
         self.base = base
-        self.reading = threading.Lock()
+        self._taking = threading.Lock()
+        self.turn: AbstractContextManager[object] = (
+            nullcontext() if is_shared(reader) else self._taking
+        )
         self.stride = Stride()
         self.beside = beside
         self.stop = beside.stop if beside else threading.Event()
@@ -117,7 +121,7 @@ class Copy:
     def next_leaves(self) -> list[LeafWork]:
         """Those that one stride of reading brings; none when all are taken."""
         leaves: list[LeafWork] = []
-        with self.reading:
+        with self._taking:
             parts, room = PARTS, self.stride.length
             for work in self._works:
                 # Holes on the way, and leaves that an earlier attempt covered, are done.

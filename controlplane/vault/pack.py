@@ -7,7 +7,7 @@ and is bound into every blob; the footer says where the table lies and is bound 
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
@@ -34,7 +34,7 @@ _END = b"fedctl-end\n"
 _ENTRY = struct.Struct(">32sBII")
 _FOOTER = struct.Struct(">QI11s")
 _HEADER_READ = 1024
-_PIECE = MIB // 2
+_TOGETHER = MIB
 _TABLES_BLOBS = 1 << 18  # some 50 MB
 
 
@@ -85,8 +85,6 @@ class PackWriter:
         self._cipher = BlobCipher(keys.data_key, self.id, header)
         self._table: list[bytes] = []
         self._length = len(header)
-        self._unwritten: list[bytes] = []
-        self._held = 0
         records.open_pack(PackNew(pack=self.id, domain=session.domain, session=session))
         self._upload = objects.upload(pack_name(self.id))
         self._write(header)
@@ -102,35 +100,39 @@ class PackWriter:
             or (bool(self._table) and now - self.opened >= PACK_AGE)
         )
 
-    def add(self, identity: bytes, kind: int, data: bytes | memoryview) -> tuple[int, int]:
-        """(position, bytes taken)."""
-        codec, body = compress(data)
-        position = len(self._table)
-        sealed = self._cipher.seal(position, identity, codec | kind, len(data), body)
-        self._write(sealed)
-        self._length += len(sealed)
-        self._table.append(_ENTRY.pack(identity, codec | kind, len(data), len(sealed)))
-        return position, len(sealed)
+    def add(
+        self, kind: int, blobs: Sequence[tuple[bytes, bytes | memoryview]]
+    ) -> tuple[int, list[int]]:
+        """Append (id, content) of each: the first one's position, and the bytes each takes."""
+        first, lengths = len(self._table), list[int]()
+        some = max(_TOGETHER // len(blobs[0][1]), 1)
+        for at in range(0, len(blobs), some):
+            lengths += self._add(kind, blobs[at : at + some])
+        return first, lengths
+
+    def _add(self, kind: int, blobs: Sequence[tuple[bytes, bytes | memoryview]]) -> list[int]:
+        packed = compress([data for _, data in blobs])
+        about = [
+            (identity, codec | kind, len(data), len(body) + TAG)
+            for (identity, data), (codec, body) in zip(blobs, packed, strict=True)
+        ]
+        self._write(*self._cipher.seal(len(self._table), about, [body for _, body in packed]))
+        self._table += [_ENTRY.pack(*told) for told in about]
+        lengths = [stored for *_, stored in about]
+        self._length += sum(lengths)
+        return lengths
 
     def finish(self) -> None:
         """Durable in the store when this returns."""
         table = b"".join(self._table)
         footer = _FOOTER.pack(self._length, len(table) + TAG, _END)
-        self._write(self._cipher.seal_table(table, footer) + footer)
-        self._flush()
+        self._write(self._cipher.seal_table(table, footer), footer)
         self._upload.finish()
 
     def abort(self) -> None:
         self._upload.abort()
 
-    def _write(self, data: bytes) -> None:
-        self._unwritten.append(data)
-        self._held += len(data)
-        if self._held >= _PIECE:
-            self._flush()
-
-    def _flush(self) -> None:
-        parts, self._unwritten, self._held = self._unwritten, [], 0
+    def _write(self, *parts: bytes) -> None:
         try:
             self._upload.write(*parts)
         except BaseException:

@@ -7,7 +7,9 @@ over the bytes gives both the comparable digest and an id that no other domain c
 import os
 import struct
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import zstandard
 from blake3 import blake3
@@ -64,10 +66,27 @@ def blob_id(id_key: bytes, kind: int, length: int, digest: bytes) -> bytes:
     return blake3(_ABOUT.pack(kind, length) + digest, key=id_key).digest()
 
 
-def compress(data: bytes | memoryview) -> tuple[int, bytes | memoryview]:
-    """(codec, bytes): one zstd frame with its content size, or raw when that saves under 3 %."""
-    frame = _zstd.pack.compress(data)
-    return (ZSTD, frame) if len(frame) < len(data) * _WORTH else (RAW, data)
+About = tuple[bytes, int, int, int]
+"""(id, codec, plain, stored): what a pack's table says of a blob."""
+
+
+def compress(contents: Sequence[bytes | memoryview]) -> list[tuple[int, bytes | memoryview]]:
+    """Each as (codec, bytes): one zstd frame with its size, or raw when that saves under 3 %.
+
+    All in one call: between calls a thread waits for the interpreter, which another may hold.
+    """
+    frames = _frames(contents)
+    return [
+        (ZSTD, frame) if len(frame) < len(data) * _WORTH else (RAW, data)
+        for data, frame in zip(contents, frames, strict=True)
+    ]
+
+
+def _frames(contents: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    if len(contents) == 1:
+        return [_zstd.pack.compress(contents[0])]
+    made = _zstd.pack.multi_compress_to_buffer([*contents])
+    return [memoryview(cast("bytes", made[n])) for n in range(len(made))]
 
 
 class BlobCipher:
@@ -78,10 +97,17 @@ class BlobCipher:
         self._header = header
 
     def seal(
-        self, position: int, identity: bytes, codec: int, plain: int, body: bytes | memoryview
-    ) -> bytes:
-        bound = self._header + _BINDING.pack(position, identity, codec, plain, len(body) + TAG)
-        return self._gcm.encrypt(position.to_bytes(_NONCE, "big"), body, bound)
+        self, first: int, about: Sequence[About], bodies: Sequence[bytes | memoryview]
+    ) -> list[bytes]:
+        """Bodies of neighbouring blobs from position `first` on."""
+        header, binding = self._header, _BINDING.pack
+        positions = range(first, first + len(bodies))
+        nonces = [position.to_bytes(_NONCE, "big") for position in positions]
+        bounds = [
+            header + binding(position, *told)
+            for position, told in zip(positions, about, strict=True)
+        ]
+        return [*map(self._gcm.encrypt, nonces, bodies, bounds)]
 
     def seal_table(self, table: bytes, footer: bytes) -> bytes:
         return self._gcm.encrypt(_TABLE_NONCE, table, self._header + footer)

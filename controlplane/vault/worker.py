@@ -1,11 +1,12 @@
 """One thread of a copy: it reads leaves, stores what is new, and seals packs of its own."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Protocol
 
 from controlplane.domain.disk import BlockReader, read_each
@@ -74,6 +75,10 @@ class _Leaf:
         self.count = Count()
 
 
+_Cut = tuple[_Leaf, int, memoryview]
+"""A chunk of a leaf: its number there, and its bytes."""
+
+
 class Run(Protocol):
     """The copy that a worker belongs to."""
 
@@ -83,7 +88,7 @@ class Run(Protocol):
     keys: DomainKeys
     tools: Tools
     base: Base | None
-    reading: threading.Lock
+    turn: AbstractContextManager[object]
     stride: Stride
     stop: threading.Event
     beside: Beside | None
@@ -143,9 +148,9 @@ class Worker:
             if known is not None and known.id == identity and base.usable(known):
                 return known
         pack = self._writer()
-        position, stored = pack.add(identity, PAGE, body)
-        self.count.stored += stored
-        made = Ref(pack=pack.id, position=position, id=identity, digest=digest)
+        position, stored = pack.add(PAGE, [(identity, body)])
+        self.count.stored += sum(stored)
+        made = Ref(pack.id, position, identity, digest)
         if base is not None:
             base.tree.made(made, level, index, refs)
         return made
@@ -301,60 +306,75 @@ class Worker:
 
     def _batch(self, parts: list[tuple[int, int]], leaves: dict[int, "_Leaf"]) -> bool:
         """False when the copy was stopped before its turn to read came."""
-        with self._copy.reading:
+        with self._copy.turn:
             if self._copy.stop.is_set():
                 return False
             with self._copy.stride.taken(sum(length for _, length in parts)):
                 read = read_each(self._copy.reader, parts)
+        cuts: list[_Cut] = []
         for (offset, length), data in zip(parts, read, strict=True):
             if len(data) != length:
                 raise Integrity(
                     f"the source gave {len(data)} bytes at {offset} instead of {length}"
                 )
-            leaf = leaves[offset // self._layout.leaf]
-            fresh, stored = self.count.fresh, self.count.stored
-            first = offset % self._layout.leaf // self._layout.chunk
-            self._run(first, data, leaf.refs)
-            if self._copy.beside is not None:
-                end = first - (-length // self._layout.chunk)
-                zero = [ref is None for ref in leaf.refs[first:end]]
-                self._copy.beside.chunks(offset, data, zero)
-            self.count.read += length
-            leaf.count.read += length
-            leaf.count.fresh += self.count.fresh - fresh
-            leaf.count.stored += self.count.stored - stored
+            cuts += self._cut(leaves[offset // self._layout.leaf], offset, data)
+        if cuts:
+            self._place(cuts)
+        if self._copy.beside is not None:
+            for (offset, _), data in zip(parts, read, strict=True):
+                refs = leaves[offset // self._layout.leaf].refs
+                first, end = self._numbers(offset, data)
+                self._copy.beside.chunks(offset, data, [ref is None for ref in refs[first:end]])
         return True
 
-    def _run(self, start: int, data: bytes, refs: list[Ref | None]) -> None:
-        """Chunks of a leaf from `start` on, which were read together."""
-        length, chunk_length = len(data), self._layout.chunk
-        view, id_key = memoryview(data), self._copy.keys.id_key
-        wanted: dict[int, tuple[bytes, bytes, memoryview]] = {}
-        for i, at in enumerate(range(0, length, chunk_length), start):
-            size = min(chunk_length, length - at)
-            if not is_zero(data, at, size):
-                part = view[at : at + size]
-                digest = content_digest(part)
-                wanted[i] = (blob_id(id_key, 0, size, digest), digest, part)
-        if not wanted:
-            return
-        new = [identity for identity, _, _ in wanted.values() if identity not in self._recent]
-        known = self._copy.stored_elsewhere(new) if new else {}
-        for i, (identity, digest, chunk) in wanted.items():
-            place = known.get(identity) or self._recent.get(identity)
-            if place is None:
-                place = self._store(identity, chunk)
-            refs[i] = Ref(pack=place[0], position=place[1], id=identity, digest=digest)
+    def _numbers(self, offset: int, data: bytes) -> tuple[int, int]:
+        """(first, end) of the chunks of a leaf that were read together."""
+        first = offset % self._layout.leaf // self._layout.chunk
+        return first, first - (-len(data) // self._layout.chunk)
 
-    def _store(self, identity: bytes, chunk: memoryview) -> tuple[bytes, int]:
-        pack = self._pack or self._writer()
-        position, stored = pack.add(identity, 0, chunk)
-        self.count.fresh += len(chunk)
-        self.count.stored += stored
-        if len(self._recent) >= _RECENT:
-            del self._recent[next(iter(self._recent))]
-        self._recent[identity] = (pack.id, position)
-        return pack.id, position
+    def _cut(self, leaf: _Leaf, offset: int, data: bytes) -> Iterator[_Cut]:
+        """What of it is not all zero."""
+        length, chunk, view = len(data), self._layout.chunk, memoryview(data)
+        self.count.read += length
+        leaf.count.read += length
+        first, _ = self._numbers(offset, data)
+        for number, at in enumerate(range(0, length, chunk), first):
+            size = min(chunk, length - at)
+            if not is_zero(data, at, size):
+                yield leaf, number, view[at : at + size]
+
+    def _place(self, cuts: Sequence[_Cut]) -> None:
+        """Each step for all before the next: from one to another a core forgets the code."""
+        id_key = self._copy.keys.id_key
+        digests = [content_digest(chunk) for _, _, chunk in cuts]
+        ids = [
+            blob_id(id_key, 0, len(cut[2]), digest)
+            for cut, digest in zip(cuts, digests, strict=True)
+        ]
+        wanted = dict(zip(ids, cuts, strict=True))
+        places = {i: place for i in wanted if (place := self._recent.get(i))}
+        if len(places) < len(wanted):
+            places |= self._copy.stored_elsewhere([i for i in wanted if i not in places])
+        new = {i: cut for i, cut in wanted.items() if i not in places}
+        if new:
+            places |= self._store(new)
+        for (leaf, number, _), identity, digest in zip(cuts, ids, digests, strict=True):
+            pack, position = places[identity]
+            leaf.refs[number] = Ref(pack, position, identity, digest)
+
+    def _store(self, new: Mapping[bytes, _Cut]) -> dict[bytes, tuple[bytes, int]]:
+        pack = self._writer()
+        first, lengths = pack.add(0, [(i, chunk) for i, (_, _, chunk) in new.items()])
+        for (leaf, _, chunk), stored in zip(new.values(), lengths, strict=True):
+            leaf.count.fresh += len(chunk)
+            leaf.count.stored += stored
+            self.count.fresh += len(chunk)
+            self.count.stored += stored
+        places = {identity: (pack.id, position) for position, identity in enumerate(new, first)}
+        self._recent |= places
+        for oldest in [*islice(self._recent, max(len(self._recent) - _RECENT, 0))]:
+            del self._recent[oldest]
+        return places
 
     def _writer(self) -> PackWriter:
         if self._pack is None:

@@ -71,6 +71,10 @@ class RawFile:
     def size(self) -> int:
         return self._size
 
+    @property
+    def shared(self) -> bool:
+        return True
+
     def extents(self) -> Iterator[Extent]:
         at = 0
         while at < self._size:
