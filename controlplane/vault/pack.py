@@ -34,7 +34,7 @@ _END = b"fedctl-end\n"
 _ENTRY = struct.Struct(">32sBII")
 _FOOTER = struct.Struct(">QI11s")
 _HEADER_READ = 1024
-_TOGETHER = MIB
+_TOGETHER = MIB  # to be compressed in one call, and in the caches still when it is sealed
 _TABLES_BLOBS = 1 << 18  # some 50 MB
 
 

@@ -2,12 +2,13 @@
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.domain.disk import MIB, ExtentKind
+from controlplane.domain.disk import MIB, ExtentKind, is_shared
 from controlplane.domain.errors import Integrity, Invalid, NotFound
 from drivers.disks.raw import RawFile, RawFileWriter
 
@@ -28,6 +29,18 @@ def test_extents_tell_holes_and_cover_all(tmp_path):
     for at in (0, 8 * MIB):
         assert any(e.offset <= at < e.offset + e.length for e in data)
     assert disk.read(8 * MIB - 2, 4) == b"\0\0xx"
+    disk.close()
+
+
+def test_a_file_may_be_read_by_many_at_a_time(tmp_path):
+    path = tmp_path / "disk"
+    content = random.Random(1).randbytes(4 * MIB)
+    path.write_bytes(content)
+    disk = RawFile(path)
+    assert is_shared(disk)
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda at: disk.read(at, 1000), range(0, 4 * MIB - 1000, 1000))
+        assert content.startswith(b"".join(parts))
     disk.close()
 
 

@@ -17,6 +17,7 @@ from controlplane.services.bandwidth import Pace, PacedReader
 from controlplane.vault import manifest
 from controlplane.vault.digest import digest
 from controlplane.vault.heads import head_hash, read_head
+from controlplane.vault.sealing import compress
 from tests.unit.vault.support import (
     CHUNK,
     DOMAIN,
@@ -75,6 +76,52 @@ def test_a_disk_that_comes_in_order_is_read_in_order(world, vault):
     assert digest(disk, length=disk.size) == vault.open(point, 0).digest
     assert len(disk.reads) > 2
     assert disk.back == 0
+
+
+class Shared(Bytes):
+    """A disk that two threads must be reading at the same time, if `shared`; else never."""
+
+    def __init__(self, content: bytes, *, shared: bool) -> None:
+        super().__init__(content)
+        self.shared = shared
+        self.most = 0
+        self._now = 0
+        self._both = threading.Event()
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        if self._now > 1:
+            self._both.set()
+        self._both.wait(10 if self.shared else 0.01)
+        self._now -= 1
+        return super().read(offset, length)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_only_a_disk_that_may_be_shared_is_read_by_two_at_a_time(world, vault, shared):
+    """Also where its reader keeps to a pace; data in two leaves, one for each of two threads."""
+    content = some_disk(4, "R" * 40 + "Z" * 472 + "T" * 40)
+    disk = Shared(content, shared=shared)
+    point, _ = world.take(vault, PacedReader(disk, Pace(_Free(), "a", None, threading.Event())))
+    assert (disk.most > 1) is shared
+    assert read_all(vault, point) == content
+
+
+def test_a_chunk_that_comes_twice_in_one_read_is_stored_once(world, vault):
+    one, other = some_disk(5, "RT"), some_disk(6, "R")
+    content = one + other + one * 3 + other[:-7]
+    point, copied = world.take(vault, content)
+    assert copied.bytes_new == len(one + other + other[:-7])
+    assert read_all(vault, point) == content
+
+
+@pytest.mark.parametrize("lengths", [(CHUNK,), (CHUNK, CHUNK, 1), (4 * CHUNK, 4 * CHUNK, 5)])
+def test_many_are_compressed_as_each_alone(lengths):
+    for kind in ("R", "T", "RT"):
+        data = some_disk(7, kind * 4)
+        contents = [memoryview(data)[:length] for length in lengths]
+        assert compress(contents) == [packed for one in contents for packed in compress([one])]
 
 
 class _Free:
