@@ -280,9 +280,10 @@ class Source:
         snapshot = Snapshot(at)
         order = MakeSnapshot(at=at, of=self.plan.copy)
         await self._step(call(SnapshotActivities.create_snapshot, order), undo=snapshot.take_back)
-        seen = await wait(
-            SnapshotActivities.wait_snapshot, replace(at, step=f"pass {number} snapshot taken")
-        )
+        look = replace(at, step=f"pass {number} snapshot taken")
+        seen = await wait(SnapshotActivities.wait_snapshot, look)
+        while not seen.ready:  # its site is at it: not one that is away
+            seen = await wait(SnapshotActivities.wait_snapshot, look)
         snapshot.mark = Mark(text=seen.ref)
         return snapshot
 

@@ -10,7 +10,9 @@ from itertools import count
 from uuid import UUID
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
+from controlplane.domain.artefact import ArtefactKind
 from controlplane.domain.disk import DiskSource, Mark
 from controlplane.domain.ids import ArtefactId, SiteName, derived
 from controlplane.domain.operation import OperationState
@@ -41,6 +43,7 @@ from workflows.activities.groups import (
 )
 from workflows.activities.moving import Copied
 from workflows.activities.orders import At, Export
+from workflows.activities.records import RecordActivities, Retain
 from workflows.activities.sites import SiteActivities
 from workflows.activities.steps import Work
 from workflows.activities.transfer import (
@@ -53,6 +56,7 @@ from workflows.calls import (
     OperationOrder,
     ask,
     at_once,
+    clean,
     copy,
     forward,
     once_more,
@@ -252,6 +256,8 @@ class _Member:
             volumes=frozenset(disk.volume for disk in self.plan.disks),
         )
         held = await wait_held(GroupActivities.wait_frozen, wish)
+        while held.moment is None:  # its site is at it: not one that is away
+            held = await wait_held(GroupActivities.wait_frozen, wish)
         self.snapshot.mark = Mark(text=held.ref)
         self._moment = held.moment
 
@@ -294,8 +300,21 @@ class _Member:
             )
         )
         done = replace(export, step=f"{self.plan.name} release export {disk.index}")
-        await wait(SiteActivities.release_export, done)
+        if workflow.patched("2026-12-group-let-go"):
+            await self._let_go(done)
+        else:
+            await wait(SiteActivities.release_export, done)
         self._saga.done_with(release)
+
+    async def _let_go(self, export: At) -> None:
+        """All of it is read: a site that is away now keeps what is there, and costs no point."""
+        try:
+            await clean(SiteActivities.release_export, export)
+        except ActivityError as failure:
+            if is_cancelled_exception(failure):
+                raise
+            kept = Retain(work=export.work, artefact=export.artefact, kind=ArtefactKind.EXPORT)
+            await record(RecordActivities.retain, kept)
 
     async def _prepare(self, prepare: Export, release: Undo) -> None:
         """Sites make one export of an instance at a time."""

@@ -280,12 +280,16 @@ class ExportSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotSeen:
-    """`failed` says, in the provider's words, why it never will be ready; empty while it may."""
+    """`failed` says, in the provider's words, why it never will be ready; empty while it may.
+
+    `copying`: its site is seen to copy the disks for it, and takes as long as they are large.
+    """
 
     ref: str
     ready: bool
     epoch: int
     failed: str = ""
+    copying: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,10 +170,12 @@ def spread(moments: Iterable[Moment]) -> timedelta:
 def usual(latest: Sequence[float]) -> float | None:
     """Seconds that a snapshot takes, from what it took lately, newest first; None: not known.
 
-    The least of the last few. Once it took long because an answer was lost; whoever waits for that
-    to come again waits in vain, and is that much too late.
+    The least of the last few. Once it took long because an answer was lost, or because its site
+    copied all of the disks for the first time; whoever waits for that to come again waits in vain,
+    and is that much too late.
     """
-    return min(latest[:_LATEST], default=None)
+    known = [each for each in latest[:_LATEST] if each <= LONGEST.total_seconds()]
+    return min(known, default=None)
 
 
 def may_copy(site: SiteName, going: Collection[SiteName], *, most: int, at_a_site: int) -> bool:

@@ -118,7 +118,8 @@ class OnePoints(OneBase, Snapshots):
                     return Absent()
                 self._take(vm, noted, anew=True)
             ref = f"{vm.id}/{owner.artefact.hex}"
-            return Seen(SnapshotSeen(ref=ref, ready=False, epoch=noted.epoch))
+            copying = vm.shown[1] in mapping.BACKING_UP
+            return Seen(SnapshotSeen(ref=ref, ready=False, epoch=noted.epoch, copying=copying))
         except (Busy, Unavailable) as e:
             return Unknown(why=str(e))
         except Unsupported:

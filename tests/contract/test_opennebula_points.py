@@ -97,6 +97,24 @@ def test_a_snapshot_is_announced_before_it_shows_and_owned_from_then_on(sim, dri
     assert '"asked"' not in str(sim.oned.vms[int(ref)].user_template)
 
 
+def test_a_backup_that_takes_its_time_is_seen_to_be_made(sim, driver, monkeypatch):
+    """A first one of a large VM takes hours, and is no sign that its site is stuck."""
+    _, ref = started(driver)
+    snapshot = tag()
+    monkeypatch.setattr(sim.oned, "stale", lambda: 0.7)  # so long it does not show yet
+    driver.create_snapshot(snapshot, ref)
+    vm = sim.oned.vms[int(ref)]
+    real, vm.lcm = vm.lcm, 69
+    answer = driver.find_snapshot(snapshot)
+    assert isinstance(answer, Seen)
+    assert (answer.it.ready, answer.it.copying) == (False, True)
+    vm.lcm = real
+    ready(driver, snapshot)
+    answer = driver.find_snapshot(snapshot)
+    assert isinstance(answer, Seen)
+    assert not answer.it.copying
+
+
 def test_a_backup_whose_answer_or_mark_was_lost_is_not_made_twice(sim, driver):
     _, ref = started(driver)
     snapshot = tag()

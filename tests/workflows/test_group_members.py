@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from controlplane.domain.answer import Answer, Seen
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
 from controlplane.domain.disk import MIB, SnapshotSeen, VolumeSpec
-from controlplane.domain.errors import Busy, Unsupported
+from controlplane.domain.errors import Busy, Unavailable, Unsupported
 from controlplane.domain.ids import SiteName, derived
 from controlplane.domain.instance import DiskPlace, Trait, TraitSeen
 from controlplane.domain.kinds import facts
@@ -37,7 +38,7 @@ from controlplane.planning.grouping import COPIES, COPIES_AT_A_SITE, Order
 from drivers.contract import Driver
 from drivers.fake.disk import PAGE, FakeDisk
 from drivers.fake.site import FakeVolume
-from drivers.fake.storage import FakeSnapshots
+from drivers.fake.storage import FakeSnapshots, FakeTransfers
 from tests.workflows.faults import Fault, FaultAt, StepsTwice
 from tests.workflows.running import crossing, run, run_and_cancel
 from tests.workflows.test_held_attempts import PATIENCE, Held, attempt, held_in, superseded
@@ -45,7 +46,7 @@ from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_take_points import SIZE, Group, Guest, made
 from tests.workflows.world import AWAY, HOME, now
 from workflows import options
-from workflows.activities import groups
+from workflows.activities import atsite, groups
 from workflows.activities.groups import ASKING, Freeze, GroupActivities, Revoke, Shot
 from workflows.activities.orders import At, Remove
 from workflows.activities.sites import SiteActivities
@@ -408,6 +409,63 @@ async def test_a_snapshot_that_its_site_could_not_take_is_told_at_once(
     assert "no space is left" in op.problem.message
     assert op.problem.step == "web-2 snapshot taken"
     assert group.world.home.snapshots == group.world.away.snapshots == {}
+    group.world.close()
+
+
+async def test_a_site_that_copies_whole_disks_is_waited_for_as_long_as_it_is_seen_to(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first backup takes hours; each look here is a wait of its own, that would end the story.
+
+    Takes a second more than what such a wait may.
+    """
+    group = made(tmp_path)
+    find = FakeSnapshots.find_snapshot
+    began = monotonic()
+
+    def slow(self: FakeSnapshots, owner: OwnerTag) -> Answer[SnapshotSeen]:
+        answer = find(self, owner)
+        if self._site.name == AWAY and isinstance(answer, Seen) and monotonic() < began + 4:
+            return Seen(replace(answer.it, ready=False, copying=True))
+        return answer
+
+    monkeypatch.setattr(FakeSnapshots, "find_snapshot", slow)
+    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta(seconds=1))
+    monkeypatch.setitem(options.HELD, "schedule_to_close_timeout", timedelta(seconds=3))
+    op = await run(client, group.world, group.ask())
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert monotonic() > began + 4
+    group.world.close()
+
+
+@pytest.mark.parametrize("broken", ["release_export", "every call"])
+async def test_a_site_that_dies_when_all_is_read_costs_no_point(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """What stays there is on record. Takes the seconds that it is waited for."""
+    group = made(tmp_path)
+    before = held(group, 1)
+    release, delete = FakeTransfers.release_export, FakeSnapshots.delete_snapshot
+
+    def gone(self: FakeTransfers, owner: OwnerTag) -> None:
+        if self._site.name == AWAY:
+            raise Unavailable("no route to host")
+        release(self, owner)
+
+    def gone_too(self: FakeSnapshots, owner: OwnerTag) -> None:
+        if self._site.name == AWAY and broken != "release_export":
+            raise Unavailable("no route to host")
+        delete(self, owner)
+
+    monkeypatch.setattr(FakeTransfers, "release_export", gone)
+    monkeypatch.setattr(FakeSnapshots, "delete_snapshot", gone_too)
+    monkeypatch.setitem(options.CLEAN, "schedule_to_close_timeout", timedelta(seconds=1))
+    op = await run(client, group.world, group.ask())
+    assert op.state is OperationState.SUCCEEDED, op.problem
+    assert restored(group, op, 1) == before
+    with group.world.store.read() as tx:
+        kept = tx.artefacts.list(states={ArtefactState.RETAINED})
+    assert {a.site for a in kept if a.kind is ArtefactKind.EXPORT} == {AWAY}
     group.world.close()
 
 

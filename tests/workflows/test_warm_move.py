@@ -7,9 +7,11 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -17,17 +19,20 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.worker import Interceptor
 
+from controlplane.domain.answer import Answer, Seen
 from controlplane.domain.artefact import ArtefactKind, ArtefactState
-from controlplane.domain.disk import MIB
+from controlplane.domain.disk import MIB, SnapshotSeen
 from controlplane.domain.errors import Unavailable
 from controlplane.domain.finding import Severity
 from controlplane.domain.ids import ArtefactId
 from controlplane.domain.instance import Trait, TraitSeen
 from controlplane.domain.operation import Decision, Operation, OperationKind, OperationState
+from controlplane.domain.owner import OwnerTag
 from controlplane.domain.site import Capability, CreateOrder
 from controlplane.planning import passes
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.vault import Vault
+from drivers.fake.storage import FakeSnapshots
 from tests.workflows.faults import Fault, FaultAt, FirstTriesDie, StepsTwice
 from tests.workflows.running import (
     Steps,
@@ -42,7 +47,7 @@ from tests.workflows.test_mend_operation import mend
 from tests.workflows.test_move_instance import assert_home_as_before, assert_moved
 from tests.workflows.world import HOME, World, content, now
 from workflows import options
-from workflows.activities import changes
+from workflows.activities import atsite, changes
 from workflows.activities.control import WAITING
 from workflows.move_instance import MoveInstance
 
@@ -294,6 +299,29 @@ async def test_a_source_that_stands_still_waits_for_no_site(
     assert op.state is OperationState.ROLLED_BACK, op.problem
     assert left == [7]
     assert_home_as_before(world)
+    world.close()
+
+
+async def test_a_snapshot_for_which_its_site_copies_disks_is_waited_for(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is seen to, here a second more than what one wait may take."""
+    world, began = made(tmp_path), monotonic()
+    guest, find = Guest(world), FakeSnapshots.find_snapshot
+
+    def slow(self: FakeSnapshots, owner: OwnerTag) -> Answer[SnapshotSeen]:
+        answer = find(self, owner)
+        if isinstance(answer, Seen) and monotonic() < began + 5:
+            return Seen(replace(answer.it, ready=False, copying=True))
+        return answer
+
+    monkeypatch.setattr(FakeSnapshots, "find_snapshot", slow)
+    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta(seconds=1))
+    monkeypatch.setitem(options.WAIT, "schedule_to_close_timeout", timedelta(seconds=4))
+    op = await run(client, world, world.ask_move(**WARM), [guest.after("commit_point")])
+    assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
+    assert monotonic() > began + 5
+    assert_followed(world, guest)
     world.close()
 
 

@@ -19,6 +19,9 @@ from workflows.activities.steps import Meter, Steps, waited_so_far
 from workflows.connections import Connect
 from workflows.failures import NotYet
 
+COPYING_FOR = timedelta(minutes=5)
+"""A site that is seen to copy is waited for anew after so long; half of what one is given."""
+
 T = TypeVar("T")
 _WAY = (
     ArtefactState.INTENDED,
@@ -116,13 +119,18 @@ def made(driver: Driver, answer: Answer[T], what: str) -> T:
 
 
 def taken(snapshot: SnapshotSeen, at: At) -> SnapshotSeen:
-    """The snapshot, where disks can be read from it by now; Unsupported when they never can be."""
+    """The snapshot, where disks can be read from it by now; Unsupported when they never can be.
+
+    One that is not ready while its site copies for it is given, too, before patience ends with it.
+    """
     if snapshot.failed:
         raise Unsupported(
             f"{at.site} could not take its snapshot ({snapshot.failed}): look there, then ask"
             " again",
             detail=snapshot.failed,
         )
+    if snapshot.copying and waited_so_far() >= COPYING_FOR:
+        return snapshot
     if not snapshot.ready:
         raise NotYet(f"{at.site} has not taken its snapshot yet: look there, then ask again")
     return snapshot

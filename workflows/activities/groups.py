@@ -108,10 +108,10 @@ class WaitFrozen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A snapshot that can be read, and when it was taken."""
+    """A snapshot that can be read, and when it was taken; None: its site copies for it still."""
 
     ref: str
-    moment: Moment
+    moment: Moment | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,8 +291,10 @@ class GroupActivities(SiteSteps):
                 watch = self._watches.get(at.work.operation)
                 now = watch.latest() if watch is not None else self._clock()
                 seen = taken(made(driver, answer, f"snapshot at {at.site}"), at)
-                if wish.of is not None:
+                if wish.of is not None and seen.ready:
                     self._same_disks(driver, at, wish.of, wish.volumes)
+            if not seen.ready:
+                return Held(ref=seen.ref, moment=None)
             self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
             told = self._told(at.work.operation).get(at.artefact)
             moment = wish.moment or told

@@ -63,10 +63,11 @@ class SnapshotActivities(SiteSteps):
 
     @activity.defn(no_thread_cancel_exception=True)
     def wait_snapshot(self, at: At) -> SnapshotSeen:
-        """The snapshot, once disks can be read from it."""
+        """The snapshot, once disks can be read from it; not ready: its site copies for it still."""
         with self._steps.step(at.work.operation, at.step) as meter:
             with self._calling(at.site, meter) as driver:
                 answer = require(driver, Snapshots).find_snapshot(at.work.tag(at.artefact))
             seen = taken(made(driver, answer, f"snapshot at {at.site}"), at)
-            self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
+            if seen.ready:
+                self._became(at, ArtefactState.ALLOCATED, ref=seen.ref)
             return seen

@@ -211,6 +211,14 @@ def test_what_took_long_once_keeps_nobody_waiting() -> None:
     assert usual([20.0, 30.0, 25.0, 0.5]) == 20.0, "it is slow now"
 
 
+def test_a_first_snapshot_that_copied_whole_disks_tells_nothing_of_the_next() -> None:
+    hours = 2 * 3600.0
+    assert usual([hours]) is None
+    assert usual([hours, 3.0]) == 3.0
+    members = [candidate(1, seconds=usual([hours])), candidate(2, SITES[1], seconds=1.0)]
+    assert too_long(order(members)) == ""
+
+
 @given(
     st.lists(st.sampled_from(SITES), max_size=30), st.integers(1, 6), st.integers(1, 4), st.data()
 )
