@@ -1,8 +1,10 @@
 """What surrounds the packs: signed heads and their chains, index segments, objects of nobody."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 from uuid import UUID
@@ -19,7 +21,9 @@ from controlplane.vault.published import Published
 from controlplane.vault.wrapped import doubtful
 
 _SOME = 500
+_AT_ONCE = 8
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,8 @@ class Papers:
         read_root: Callable[[PointRecord], tuple[DiskCopied, ...]],
     ) -> None:
         """Of every retained point head and root, of every instance the whole chain of heads."""
-        doubtful = [record for record in self._each(points) if self._trouble(record, read_root)]
+        looks = self._ahead(partial(self._trouble, read_root=read_root), points)
+        doubtful = [record for record, why in looks if why]
         groups = Groups()
         for folder in self._folders():
             self._heed()
@@ -105,9 +110,10 @@ class Papers:
         if not broken:
             return
         again = Groups()
-        for name in self._each(sorted(self.objects.names(HEADS))):
-            with suppress(Integrity, NotFound):  # told with its chain
-                again.see(read_head(self.objects.get(name), self.signer, what=name))
+        for name, document in self._ahead(self._read, sorted(self.objects.names(HEADS))):
+            with suppress(Integrity):  # told with its chain
+                if isinstance(document, bytes):
+                    again.see(read_head(document, self.signer, what=name))
         for group, why in again.broken().items():
             if group in broken:
                 self.flaws.group(group, why)
@@ -115,10 +121,10 @@ class Papers:
     def _chain(self, folder: str, groups: Groups) -> None:
         what = f"the heads {folder}"
         before, expected, head = "", 1, None
-        for name in sorted(self.objects.names(folder)):
-            self._heed()
+        for name, document in self._ahead(self._read, sorted(self.objects.names(folder))):
             try:
-                document = self.objects.get(name)
+                if isinstance(document, NotFound):
+                    raise document
                 head = read_head(document, self.signer, what=name)
                 groups.see(head)
             except (Integrity, NotFound) as e:
@@ -153,6 +159,20 @@ class Papers:
             return self.objects.size(name) >= 0
         except NotFound:
             return False
+
+    def _read(self, name: str) -> bytes | NotFound:
+        try:
+            return self.objects.get(name)
+        except NotFound as e:
+            return e
+
+    def _ahead(self, look: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
+        """Each with what `look` gives, in order; several at a time, as stores are far away."""
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-papers") as pool:
+            for some in _batches(iter(items)):
+                for item, seen in zip(some, pool.map(look, some), strict=True):
+                    self._heed()
+                    yield item, seen
 
     def _each(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:

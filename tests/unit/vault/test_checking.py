@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 from uuid import UUID
 
 import pytest
@@ -18,6 +18,8 @@ from controlplane.domain.ids import InstanceId, TenantName
 from controlplane.domain.vault import Depth, PackState
 from controlplane.vault import flaws
 from controlplane.vault.checking import Check, CheckOrder, CheckProgress
+from controlplane.vault.heads import HEADS
+from controlplane.vault.local import LocalObjects
 from controlplane.vault.naming import Affected
 from controlplane.vault.nouns import CopyStopped
 from controlplane.vault.pack import Packs
@@ -526,6 +528,43 @@ def test_what_a_stopped_check_has_read_is_not_expected_to_be_read_again(world, v
     whole = watched(world, FULL)[0].total
     assert watched(world, replace(FULL, after=places[1]))[0].total < 0.7 * whole
     assert watched(world, replace(FULL, after=places[-1]))[0].total < 0.2 * whole
+
+
+def test_heads_of_a_store_that_is_far_away_are_read_several_at_a_time(tmp_path):
+    far = Far(tmp_path)
+    world = World(tmp_path, far)
+    try:
+        vault = world.vault()
+        for number in range(4):
+            world.take(vault, some_disk(number, "T"))
+        far.meet = 4
+        assert check(vault, STRUCTURE).findings == ()
+        assert far.most >= far.meet
+        far.meet = 0
+        heads = sorted(world.files("heads"))
+        heads[1].unlink()
+        assert "number 2 is missing" in told(check(vault, STRUCTURE), "VLT02")
+    finally:
+        world.close()
+
+
+class Far(LocalObjects):
+    """Heads are given when `meet` of them were asked for at the same time."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.meet = self.most = self._now = 0
+        self._met = Condition()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name.startswith(HEADS):
+            with self._met:
+                self._now += 1
+                self.most = max(self.most, self._now)
+                self._met.notify_all()
+                self._met.wait_for(lambda: self.most >= self.meet, 10)
+                self._now -= 1
+        return super().get(name, offset, length)
 
 
 def test_a_store_that_is_away_is_no_damage(world, vault):
