@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from threading import Event
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -415,26 +414,21 @@ async def test_a_snapshot_that_its_site_could_not_take_is_told_at_once(
 async def test_a_site_that_copies_whole_disks_is_waited_for_as_long_as_it_is_seen_to(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first backup takes hours; each look here is a wait of its own, that would end the story.
-
-    Takes a second more than what such a wait may.
-    """
-    group = made(tmp_path)
-    find = FakeSnapshots.find_snapshot
-    began = monotonic()
+    """A first backup takes hours: each wait ends while it is made, and is followed by another."""
+    group, find, looks = made(tmp_path), FakeSnapshots.find_snapshot, count()
 
     def slow(self: FakeSnapshots, owner: OwnerTag) -> Answer[SnapshotSeen]:
         answer = find(self, owner)
-        if self._site.name == AWAY and isinstance(answer, Seen) and monotonic() < began + 4:
+        if self._site.name == AWAY and isinstance(answer, Seen) and next(looks) < 6:
             return Seen(replace(answer.it, ready=False, copying=True))
         return answer
 
     monkeypatch.setattr(FakeSnapshots, "find_snapshot", slow)
-    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta(seconds=1))
-    monkeypatch.setitem(options.HELD, "schedule_to_close_timeout", timedelta(seconds=3))
-    op = await run(client, group.world, group.ask())
+    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta())
+    waits = FaultAt("wait_frozen", 1000, None)
+    op = await run(client, group.world, group.ask(), [waits])
     assert op.state is OperationState.SUCCEEDED, op.problem
-    assert monotonic() > began + 4
+    assert len(waits.calls) > len(group.guests) + 2
     group.world.close()
 
 
@@ -459,7 +453,7 @@ async def test_a_site_that_dies_when_all_is_read_costs_no_point(
 
     monkeypatch.setattr(FakeTransfers, "release_export", gone)
     monkeypatch.setattr(FakeSnapshots, "delete_snapshot", gone_too)
-    monkeypatch.setitem(options.CLEAN, "schedule_to_close_timeout", timedelta(seconds=1))
+    monkeypatch.setitem(options.CLEAN, "schedule_to_close_timeout", timedelta(seconds=3))
     op = await run(client, group.world, group.ask())
     assert op.state is OperationState.SUCCEEDED, op.problem
     assert restored(group, op, 1) == before
@@ -688,7 +682,7 @@ async def test_a_site_that_is_away_keeps_no_snapshot_at_another(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It went away after all were taken; what it has is on record, and goes by itself."""
-    monkeypatch.setitem(options.CLEAN, "schedule_to_close_timeout", timedelta(seconds=1))
+    monkeypatch.setitem(options.CLEAN, "schedule_to_close_timeout", timedelta(seconds=3))
     group = made(tmp_path)
     away = group.world.away
     lost = FaultAt("judge_spread", 1, Fault.AFTER, then=lambda: setattr(away, "down", True))

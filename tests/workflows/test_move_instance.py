@@ -437,12 +437,12 @@ async def test_a_target_that_cannot_be_stopped_keeps_the_source_stopped(
     client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two running copies are worse than none: a person must look."""
-    monkeypatch.setitem(options.WAIT, "schedule_to_close_timeout", timedelta(seconds=6))
     world.running_instance(PARTS)
     world.away.guests_boot = False
 
     def cut_off() -> None:
         world.away.down = True
+        monkeypatch.setitem(options.WAIT, "schedule_to_close_timeout", timedelta(seconds=6))
 
     checks = [{"kind": "booted", "pattern": "never", "within": 1}]
     op = await run(

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from itertools import product
+from itertools import count, product
 from pathlib import Path
-from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -305,22 +304,22 @@ async def test_a_source_that_stands_still_waits_for_no_site(
 async def test_a_snapshot_for_which_its_site_copies_disks_is_waited_for(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as it is seen to, here a second more than what one wait may take."""
-    world, began = made(tmp_path), monotonic()
-    guest, find = Guest(world), FakeSnapshots.find_snapshot
+    """As long as it is seen to: each wait ends while it does, and is followed by another."""
+    world = made(tmp_path)
+    guest, find, looks = Guest(world), FakeSnapshots.find_snapshot, count()
 
     def slow(self: FakeSnapshots, owner: OwnerTag) -> Answer[SnapshotSeen]:
         answer = find(self, owner)
-        if isinstance(answer, Seen) and monotonic() < began + 5:
+        if isinstance(answer, Seen) and next(looks) < 6:
             return Seen(replace(answer.it, ready=False, copying=True))
         return answer
 
     monkeypatch.setattr(FakeSnapshots, "find_snapshot", slow)
-    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta(seconds=1))
-    monkeypatch.setitem(options.WAIT, "schedule_to_close_timeout", timedelta(seconds=4))
-    op = await run(client, world, world.ask_move(**WARM), [guest.after("commit_point")])
+    monkeypatch.setattr(atsite, "COPYING_FOR", timedelta())
+    waits = FaultAt("wait_snapshot", 1000, None)
+    op = await run(client, world, world.ask_move(**WARM), [guest.after("commit_point"), waits])
     assert op.state is OperationState.SUCCEEDED, (op.problem, op.findings)
-    assert monotonic() > began + 5
+    assert len(waits.calls) > 6
     assert_followed(world, guest)
     world.close()
 
