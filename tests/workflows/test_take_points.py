@@ -270,10 +270,12 @@ async def test_the_list_of_steps_is_complete(client: Client, tmp_path: Path) -> 
     group.world.close()
 
 
+# What is read is worth more than an export that does not go.
+TIDYING = [*AFTERWARDS[:2], *(step for step in STEPS if step[0] == "release_export")]
 # Before its effect a second call of the same step finds what the first one found.
 BROKEN = [
-    *product(STEPS, [Fault.AFTER]),
-    *product([step for step in STEPS if step[1] == 1], [Fault.BEFORE]),
+    *product([step for step in STEPS if step not in TIDYING], [Fault.AFTER]),
+    *product([s for s in STEPS if s[1] == 1 and s not in TIDYING], [Fault.BEFORE]),
 ]
 
 
@@ -290,8 +292,8 @@ async def test_a_broken_step_leaves_nothing(
     group.world.close()
 
 
-@pytest.mark.parametrize(("step", "fault"), list(product(AFTERWARDS[:2], list(Fault))))
-async def test_what_cannot_be_tidied_after_the_commit_is_on_record(
+@pytest.mark.parametrize(("step", "fault"), list(product(TIDYING, list(Fault))))
+async def test_what_cannot_be_tidied_is_on_record_and_costs_no_point(
     client: Client, tmp_path: Path, step: tuple[str, int], fault: Fault
 ) -> None:
     group = made(tmp_path)
