@@ -130,7 +130,7 @@ class _Dying(ActivityInboundInterceptor):
         if self._plan.fault is Fault.AFTER:
             await super().execute_activity(input)
         self._plan.died.add(this)
-        raise ApplicationError("its worker died")
+        raise ApplicationError(f"its worker died in {activity.info().activity_type}")
 
 
 @dataclass

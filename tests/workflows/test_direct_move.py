@@ -157,7 +157,6 @@ async def test_a_cancel_at_any_step_unwinds(
 
 
 @pytest.mark.parametrize("fault", list(Fault))
-@pytest.mark.usefixtures("impatient")
 async def test_the_first_attempt_of_every_step_may_die(
     client: Client, tmp_path: Path, fault: Fault
 ) -> None:

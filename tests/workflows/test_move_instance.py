@@ -517,7 +517,6 @@ class Lost:
 
 
 @pytest.mark.parametrize("whole_images", [True, False])
-@pytest.mark.usefixtures("impatient")
 async def test_an_export_that_is_lost_after_a_try_of_its_copy_is_prepared_once_more(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole_images: bool
 ) -> None:

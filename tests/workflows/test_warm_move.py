@@ -142,7 +142,6 @@ def assert_followed(world: World, guest: Guest) -> None:
 
 @pytest.mark.parametrize("home", [FIRST, LAST])
 @pytest.mark.parametrize("changes", ["told", "untold", "while-alive"])
-@pytest.mark.usefixtures("impatient")
 async def test_what_is_written_on_the_way_arrives(
     client: Client, tmp_path: Path, home: CreateOrder, changes: str
 ) -> None:
@@ -229,7 +228,6 @@ async def test_what_is_left_of_a_snapshot_that_vanished_is_removed(
 @pytest.mark.timeout(180)  # every step is tried twice
 @pytest.mark.parametrize(("home", "changes"), [(FIRST, "told"), (LAST, "while-alive")])
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
-@pytest.mark.usefixtures("impatient")
 async def test_the_first_attempt_of_every_step_may_die(
     client: Client, tmp_path: Path, home: CreateOrder, changes: str, fault: Fault
 ) -> None:
@@ -505,7 +503,6 @@ HELD = [
 ]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_the_steps_of_a_paused_source_are_all_listed(client: Client, tmp_path: Path) -> None:
     world = made(tmp_path, changes="while-alive")
     watch = FaultAt("none", 0, None)
